@@ -1,0 +1,459 @@
+"""`PointClouds`: ragged physics data in physical units.
+
+A set of n clouds holds an awkward array of points (n lists of records, one record a point), one record of
+features a cloud, a :class:`~pcdiff.schema.Schema` that says what the columns mean, and where they came from.
+The columns as stored in the file are canonical: they are never recomputed. Four-momenta and coordinates relative
+to the jet axis are derived on demand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+import vector
+
+from pcdiff.errors import DataError
+from pcdiff.schema import Schema
+
+__all__ = ["PointClouds"]
+
+vector.register_awkward()
+
+# Columns that can only be negative through a fault upstream.
+_NON_NEGATIVE = ("pt", "ptrel", "energy")
+
+
+class PointClouds:
+    """A set of variable-size point clouds.
+
+    Build one with :meth:`from_flat` or :meth:`from_padded`, or read one with :func:`pcdiff.read`.
+
+    Attributes:
+        points: awkward array of type ``n * var * {name: dtype, ...}``, columns in schema order.
+        features: awkward array of type ``n * {name: dtype, ...}``.
+        schema: the meaning of the columns.
+        provenance: plain data for JSON: source files, recipe, seeds, versions.
+    """
+
+    def __init__(
+        self,
+        points: ak.Array,
+        features: ak.Array | None,
+        schema: Schema,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check that the arrays fit the schema; see :meth:`validate` for a check of the values.
+
+        Raises:
+            DataError: columns missing or unknown, or a number of feature rows other than that of clouds.
+        """
+        if points.ndim != 2 or set(ak.fields(points)) != set(schema.point_names):
+            raise DataError(
+                f"points: found {points.type}, expected lists of records with {', '.join(schema.point_names)}"
+            )
+        columns = {name: _flat(points[name]) for name in schema.point_names}
+        counts = ak.to_numpy(ak.num(points, axis=1)).astype(np.int64, copy=False)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        if schema.clouds and (features is None or set(ak.fields(features)) != set(schema.cloud_names)):
+            found = "none" if features is None else ", ".join(ak.fields(features))
+            raise DataError(f"features: found {found}, expected {', '.join(schema.cloud_names)}")
+        rows = {name: _flat(features[name]) for name in schema.cloud_names}
+        self._build(columns, offsets, rows, schema, provenance)
+
+    def _build(
+        self,
+        columns: Mapping[str, npt.NDArray[Any]],
+        offsets: npt.NDArray[np.int64],
+        features: Mapping[str, npt.NDArray[Any]],
+        schema: Schema,
+        provenance: Mapping[str, Any] | None,
+    ) -> None:
+        size = len(offsets) - 1
+        for name, row in features.items():
+            if row.shape != (size,):
+                raise DataError(f"features: {name!r} has shape {row.shape}, expected ({size},): one row a cloud")
+        self._columns = {name: columns[name] for name in schema.point_names}
+        self._offsets = offsets
+        self._features = {name: features[name] for name in schema.cloud_names}
+        self.schema = schema
+        self.provenance: dict[str, Any] = dict(provenance or {})
+
+    @classmethod
+    def from_flat(
+        cls,
+        points: Mapping[str, npt.ArrayLike],
+        offsets: npt.ArrayLike,
+        features: Mapping[str, npt.ArrayLike],
+        schema: Schema,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> PointClouds:
+        """Clouds from flat columns, without a copy.
+
+        Args:
+            points: one array of shape (P,) a column.
+            offsets: shape (n + 1,): cloud i holds the points ``offsets[i]`` to ``offsets[i + 1]``.
+            features: one array of shape (n,) a column.
+
+        Raises:
+            DataError: a column is missing, lengths differ, or the offsets do not start at 0, fall, or do not end
+                at P.
+
+        >>> from pcdiff.schema import jet_schema
+        >>> clouds = PointClouds.from_flat({"pt": [9.0, 5.0, 7.0]}, [0, 2, 3], {}, jet_schema(["pt"], []))
+        >>> clouds.points.to_list()
+        [[{'pt': 9.0}, {'pt': 5.0}], [{'pt': 7.0}]]
+        """
+        columns = {name: np.asarray(values) for name, values in points.items()}
+        rows = {name: np.asarray(values) for name, values in features.items()}
+        for found, wanted, level in ((columns, schema.point_names, "points"), (rows, schema.cloud_names, "features")):
+            if set(found) != set(wanted):
+                raise DataError(f"{level}: found columns {', '.join(found)}; expected {', '.join(wanted)}")
+        bounds = np.asarray(offsets)
+        lengths = {name: values.shape for name, values in columns.items()}
+        total = next(iter(columns.values())).shape[0]
+        if any(shape != (total,) for shape in lengths.values()):
+            raise DataError(f"points: columns of different shape: {lengths}")
+        if bounds.ndim != 1 or len(bounds) < 1 or bounds.dtype.kind not in "iu":
+            raise DataError(f"offsets: found shape {bounds.shape} of {bounds.dtype}, expected whole numbers (n + 1,)")
+        bounds = bounds.astype(np.int64, copy=False)
+        if bounds[0] != 0 or bounds[-1] != total or np.any(np.diff(bounds) < 0):
+            raise DataError(
+                f"offsets: must rise from 0 to the number of points {total}; "
+                f"they start at {bounds[0]}, end at {bounds[-1]} and fall {int(np.sum(np.diff(bounds) < 0))} times"
+            )
+        self = cls.__new__(cls)
+        self._build(columns, bounds, rows, schema, provenance)
+        return self
+
+    @classmethod
+    def from_padded(
+        cls,
+        points: npt.NDArray[Any],
+        mask: npt.NDArray[np.bool_],
+        features: Mapping[str, npt.ArrayLike],
+        schema: Schema,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> PointClouds:
+        """Clouds from a padded array.
+
+        Args:
+            points: shape (n, N, F), features in schema order.
+            mask: shape (n, N), true where a point is real; real points may stand anywhere in a row.
+        """
+        if points.ndim != 3 or points.shape[2] != len(schema.points) or mask.shape != points.shape[:2]:
+            raise DataError(
+                f"padded points: found {points.shape} with a mask of {mask.shape}, "
+                f"expected (n, N, {len(schema.points)}) with (n, N)"
+            )
+        valid = points[mask]
+        columns = {name: np.ascontiguousarray(valid[:, i]) for i, name in enumerate(schema.point_names)}
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(mask.sum(axis=1, dtype=np.int64))])
+        return cls.from_flat(columns, offsets, features, schema, provenance)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PointClouds]) -> PointClouds:
+        """One set after another; all must have the same schema. Provenance is that of the first, sources joined."""
+        if not parts:
+            raise DataError("nothing to concatenate: no point clouds given")
+        first = parts[0]
+        for part in parts[1:]:
+            if part.schema != first.schema:
+                raise DataError(
+                    "cannot join point clouds of different schema: "
+                    f"points {part.schema.point_names} and clouds {part.schema.cloud_names}, "
+                    f"expected {first.schema.point_names} and {first.schema.cloud_names}"
+                )
+        if len(parts) == 1:
+            return first
+        starts = np.cumsum([0, *(part.num_points for part in parts[:-1])])
+        offsets = np.concatenate(
+            [np.zeros(1, np.int64), *(part.offsets[1:] + start for part, start in zip(parts, starts, strict=True))]
+        )
+        columns = {name: np.concatenate([p._columns[name] for p in parts]) for name in first.schema.point_names}
+        features = {name: np.concatenate([p._features[name] for p in parts]) for name in first.schema.cloud_names}
+        sources = list(dict.fromkeys(s for part in parts for s in part.provenance.get("sources", ())))
+        provenance = {**first.provenance, **({"sources": sources} if sources else {})}
+        return cls.from_flat(columns, offsets, features, first.schema, provenance)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __repr__(self) -> str:
+        return (
+            f"<PointClouds {self.schema.kind}: {len(self)} clouds, {self.num_points} points; "
+            f"points ({', '.join(self.schema.point_names)}), clouds ({', '.join(self.schema.cloud_names)})>"
+        )
+
+    def __getitem__(self, where: slice | npt.NDArray[Any] | Sequence[int]) -> PointClouds:
+        """Some of the clouds: a slice (no copy of points when its step is 1), a boolean mask or indices."""
+        if isinstance(where, slice):
+            start, stop, step = where.indices(len(self))
+            if step == 1:
+                stop = max(start, stop)
+                bounds = self._offsets[start : stop + 1]
+                inside = slice(int(bounds[0]), int(bounds[-1]))
+                return self.from_flat(
+                    {name: column[inside] for name, column in self._columns.items()},
+                    bounds - bounds[0],
+                    {name: row[start:stop] for name, row in self._features.items()},
+                    self.schema,
+                    self.provenance,
+                )
+            where = np.arange(start, stop, step)
+        index = np.asarray(where)
+        if index.dtype == np.bool_:
+            if index.shape != (len(self),):
+                raise DataError(f"a mask of shape {index.shape} cannot select from {len(self)} clouds")
+            index = np.flatnonzero(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise TypeError("select clouds with a slice, a boolean mask or a list of indices")
+        index = index.astype(np.int64)
+        if index.size and (index.min() < -len(self) or index.max() >= len(self)):
+            raise IndexError(f"cloud index out of range for {len(self)} clouds")
+        index = np.where(index < 0, index + len(self), index)
+        counts = self.counts[index]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        rows = np.arange(offsets[-1]) + np.repeat(self._offsets[index] - offsets[:-1], counts)
+        return self.from_flat(
+            {name: column[rows] for name, column in self._columns.items()},
+            offsets,
+            {name: row[index] for name, row in self._features.items()},
+            self.schema,
+            self.provenance,
+        )
+
+    def split(self, size: int) -> Iterator[PointClouds]:
+        """Consecutive pieces of at most ``size`` clouds."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Shape (n + 1,): cloud i holds the flat points ``offsets[i]`` to ``offsets[i + 1]``."""
+        return self._offsets
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Shape (n,): number of points of each cloud."""
+        return np.diff(self._offsets)
+
+    @property
+    def num_points(self) -> int:
+        """Number of points of all clouds together."""
+        return int(self._offsets[-1])
+
+    @cached_property
+    def points(self) -> ak.Array:
+        """Awkward array ``n * var * {name: dtype, ...}``; a view, not a copy.
+
+        With a full set of momentum columns its records behave as :mod:`vector` momenta.
+        """
+        names = self.schema.point_names
+        record = ak.contents.RecordArray(
+            [ak.contents.NumpyArray(self._columns[name]) for name in names],
+            list(names),
+            parameters={"__record__": "Momentum4D"} if _is_momentum(names) else None,
+        )
+        return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(self._offsets), record))
+
+    @cached_property
+    def features(self) -> ak.Array:
+        """Awkward array ``n * {name: dtype, ...}``; a view, not a copy."""
+        names = self.schema.cloud_names
+        return ak.Array(
+            ak.contents.RecordArray(
+                [ak.contents.NumpyArray(self._features[name]) for name in names],
+                list(names),
+                length=len(self),
+                parameters={"__record__": "Momentum4D"} if _is_momentum(names) else None,
+            )
+        )
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One point column of all clouds, flat: shape (P,)."""
+        self.schema.point(name)
+        return self._columns[name]
+
+    def feature(self, name: str) -> npt.NDArray[Any]:
+        """One cloud column: shape (n,)."""
+        self.schema.cloud(name)
+        return self._features[name]
+
+    def padded(self, size: int | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Points as a padded array (n, N, F), zero where empty, and the mask (n, N).
+
+        Args:
+            size: N; the largest cloud by default. Larger clouds are refused, not cut.
+        """
+        counts = self.counts
+        largest = int(counts.max(initial=0))
+        size = largest if size is None else size
+        if largest > size:
+            raise DataError(f"a cloud of {largest} points does not fit into {size}: take the leading ones first")
+        mask = np.arange(size) < counts[:, None]
+        stacked = np.stack(list(self._columns.values()), axis=1)
+        out = np.zeros((len(self), size, len(self._columns)), stacked.dtype)
+        out[mask] = stacked
+        return out, mask
+
+    def leading(self, size: int) -> PointClouds:
+        """The first ``size`` points of each cloud (files order constituents by falling pT)."""
+        local = np.arange(self.num_points) - np.repeat(self._offsets[:-1], self.counts)
+        keep = local < size
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(self.counts, size))])
+        columns = {name: column[keep] for name, column in self._columns.items()}
+        return self.from_flat(columns, offsets, self._features, self.schema, self.provenance)
+
+    def validate(self, where: str = "point clouds") -> PointClouds:
+        """Check the values; returns itself.
+
+        Args:
+            where: what the error message starts with: the file, for example.
+
+        Raises:
+            DataError: a value is not finite, a pT, momentum fraction or energy is negative, or a cloud has no points.
+        """
+        for level, columns in (("point", self._columns), ("cloud", self._features)):
+            for name, values in columns.items():
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    bad = ~np.isfinite(values)
+                    raise DataError(
+                        f"{where}: {level} feature {name!r} is not finite in {int(bad.sum())} of {len(values)} values, "
+                        f"the first in cloud {self._cloud_of(level, int(np.argmax(bad)))}; expected finite numbers"
+                    )
+                if name in _NON_NEGATIVE and values.dtype.kind in "fi" and np.any(values < 0):
+                    at = int(np.argmax(values < 0))
+                    raise DataError(
+                        f"{where}: {level} feature {name!r} is {values[at]} in cloud {self._cloud_of(level, at)}; "
+                        "expected a value that is not negative"
+                    )
+        empty = self.counts == 0
+        if empty.any():
+            raise DataError(
+                f"{where}: {int(empty.sum())} of {len(self)} clouds have no points, the first is cloud "
+                f"{int(np.argmax(empty))}; read with drop_empty=True to leave them out"
+            )
+        return self
+
+    def _cloud_of(self, level: str, at: int) -> int:
+        return at if level == "cloud" else int(np.searchsorted(self._offsets, at, side="right") - 1)
+
+    def momenta(self) -> ak.Array:
+        """Four-momenta of the constituents as :mod:`vector` records (pt, eta, phi, mass), in GeV, float64.
+
+        Taken from the stored columns: (pt, eta or rapidity, phi[, mass]), (px, py, pz, energy), or (ptrel, etarel,
+        phirel) with the jet's pt, eta and phi. Without a mass column the constituents are massless. Where the jet's phi is
+        not stored, phi is relative to the jet axis; invariant masses do not depend on it.
+
+        Raises:
+            DataError: the columns do not determine a momentum.
+        """
+        have, jet = set(self.schema.point_names), set(self.schema.cloud_names)
+
+        def column(name: str) -> npt.NDArray[np.float64]:
+            return np.asarray(self._columns[name], np.float64)
+
+        def of_jet(name: str) -> npt.NDArray[np.float64]:
+            return np.repeat(np.asarray(self._features[name], np.float64), self.counts)
+
+        if {"pt", "phi"} <= have and ("eta" in have or "rapidity" in have):
+            mass = column("mass") if "mass" in have else np.zeros(self.num_points)
+            pt, phi = column("pt"), column("phi")
+            if "eta" in have:
+                eta = column("eta")
+            else:
+                transverse = np.sqrt(pt**2 + mass**2)
+                eta = np.arcsinh(transverse * np.sinh(column("rapidity")) / np.where(pt > 0, pt, 1.0))
+            parts = {"pt": pt, "eta": eta, "phi": phi, "mass": mass}
+        elif {"px", "py", "pz", "energy"} <= have:
+            p: Any = vector.array({"px": column("px"), "py": column("py"), "pz": column("pz"), "E": column("energy")})
+            parts = {"pt": p.pt, "eta": p.eta, "phi": p.phi, "mass": p.mass}
+        elif {"etarel", "phirel", "ptrel"} <= have and {"pt", "eta"} <= jet:
+            phi = column("phirel") + (of_jet("phi") if "phi" in jet else 0.0)
+            parts = {
+                "pt": column("ptrel") * of_jet("pt"),
+                "eta": column("etarel") + of_jet("eta"),
+                "phi": _wrap(phi),
+                "mass": np.zeros(self.num_points),
+            }
+        else:
+            raise DataError(
+                f"no four-momenta in point features {', '.join(self.schema.point_names)} with cloud features "
+                f"{', '.join(self.schema.cloud_names)}: expected (pt, eta, phi), (px, py, pz, energy), or (etarel, phirel, "
+                "ptrel) with the jet's pt and eta"
+            )
+        return self._ragged(parts, "Momentum4D")
+
+    def relative(self) -> ak.Array:
+        """Constituents relative to their jet: records (etarel, phirel, ptrel).
+
+        The stored columns where there are; else derived from :meth:`momenta` and the stored jet pt, eta and phi, and
+        where one of these is not stored, the sum of the constituents.
+        """
+        names = ("etarel", "phirel", "ptrel")
+        if set(names) <= set(self.schema.point_names):
+            return self._ragged({name: self._columns[name] for name in names})
+        momenta = self.momenta()
+        axis = ak.sum(momenta, axis=1)
+        jet = {
+            name: np.asarray(self._features[name], np.float64)
+            if name in self.schema.cloud_names
+            else ak.to_numpy(getattr(axis, name))
+            for name in ("pt", "eta", "phi")
+        }
+        jet = {name: np.repeat(values, self.counts) for name, values in jet.items()}
+        parts = {
+            "etarel": _flat(momenta.eta) - jet["eta"],
+            "phirel": _wrap(_flat(momenta.phi) - jet["phi"]),
+            "ptrel": _flat(momenta.pt) / jet["pt"],
+        }
+        return self._ragged(parts)
+
+    def _ragged(self, columns: Mapping[str, npt.NDArray[Any]], record: str | None = None) -> ak.Array:
+        """Flat columns as records in lists of this set's sizes."""
+        content = ak.contents.RecordArray(
+            [ak.contents.NumpyArray(np.ascontiguousarray(values)) for values in columns.values()],
+            list(columns),
+            parameters={"__record__": record} if record else None,
+        )
+        return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(self._offsets), content))
+
+    def equals(self, other: PointClouds) -> bool:
+        """Whether columns, dtypes, sizes and values agree bit for bit; provenance may differ."""
+        return self.schema == other.schema and self.fingerprint() == other.fingerprint()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names, dtypes, sizes and values: the same for the same data, from whichever format it was read."""
+        digest = hashlib.sha256()
+        for level, columns in (("point", self._columns), ("cloud", self._features)):
+            for name, values in columns.items():
+                digest.update(f"{level} {name} {values.dtype.str} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).data)
+        digest.update(np.ascontiguousarray(self._offsets).data)
+        return digest.hexdigest()
+
+
+def _flat(array: ak.Array) -> npt.NDArray[Any]:
+    """The numbers of an awkward array of depth 1 or 2, flat; missing values are refused."""
+    flat = ak.flatten(array, axis=None) if array.ndim > 1 else array
+    try:
+        return np.asarray(ak.to_numpy(flat, allow_missing=False))
+    except ValueError as error:
+        raise DataError(f"a column of type {array.type} has missing values or no numbers; expected numbers") from error
+
+
+def _wrap(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """An angle in [-pi, pi); one already inside is returned as it is, to the last bit."""
+    inside = (angle >= -np.pi) & (angle < np.pi)
+    return np.where(inside, angle, (angle + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _is_momentum(names: Sequence[str]) -> bool:
+    have = set(names)
+    return {"pt", "eta", "phi", "mass"} <= have or {"px", "py", "pz", "energy"} <= have

@@ -1,0 +1,155 @@
+"""Files written whole or not at all, globs, and checksums; used wherever pcdiff touches the disk."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pcdiff.errors import DataError, suggest
+
+__all__ = ["atomic_file", "atomic_folder", "expand", "read_json", "require_space", "sha256", "write_json"]
+
+
+def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Existing files from names and globs, in the order given, each glob sorted.
+
+    Raises:
+        DataError: a file does not exist, is a folder, or a glob matches nothing.
+    """
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
+        raise DataError("no file given")
+    found: list[Path] = []
+    for name in map(os.fspath, names):
+        path = Path(name).expanduser()
+        if path.is_file():
+            found.append(path)
+        elif path.is_dir():
+            raise DataError(f"{name}: is a folder, expected a file or a glob such as {name.rstrip('/')}/*.root")
+        elif glob.has_magic(name):
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            files = [match for match in matches if match.is_file()]
+            if not files:
+                raise DataError(f"{name}: no file matches this pattern")
+            found += files
+        else:
+            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            hint = suggest(path.name, near) if near else "its folder does not exist or is empty"
+            raise DataError(f"{name}: no such file; {hint}")
+    return found
+
+
+def require_space(path: Path, size: int) -> None:
+    """Refuse early when the disk that holds ``path`` has less than ``size`` bytes free."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DataError(f"{path}: not enough disk: {free / 1e6:.0f} MB free, about {size / 1e6:.0f} MB needed")
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line about the output."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"{path}: not enough disk to write this file") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+            raise DataError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error
+        raise
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name in the same folder; renamed to ``path`` when the block ends well, removed when it does not.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "x.txt"
+    >>> with atomic_file(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    target = Path(path)
+    with _plain_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=f".tmp{target.suffix}")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp makes files that only their owner can read; outputs follow the user's umask.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`atomic_file` for a folder: an older one of that name is replaced only once the new one is whole."""
+    target = Path(path)
+    with _plain_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"))
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            for name in temporary.iterdir():
+                with name.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            if target.exists():
+                old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-", suffix=".tmp"))
+                target.replace(old / target.name)
+                temporary.replace(target)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(target)
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 checksum of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Plain data as readable JSON, atomically; numbers that JSON lacks (NaN, infinity) are refused."""
+    text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON, or say which file is not.
+
+    Raises:
+        DataError: missing file, or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is not valid JSON ({error})") from error

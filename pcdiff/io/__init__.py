@@ -1,0 +1,5 @@
+"""Reading and writing point clouds: one module per file format behind one registry."""
+
+from pcdiff.io.registry import Column, Description, Format, formats, inspect, iterate, read, write
+
+__all__ = ["Column", "Description", "Format", "formats", "inspect", "iterate", "read", "write"]

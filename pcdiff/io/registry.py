@@ -1,0 +1,219 @@
+"""One registry for all file formats, behind :func:`read`, :func:`iterate`, :func:`write` and :func:`inspect`.
+
+A format is a module with a constant ``FORMAT``. It is imported when a file of its kind is met, so reading HDF5 does not
+import uproot. To add one, write the module and name it in the two tables below.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect as python_inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError, suggest
+from pcdiff.files import atomic_file, expand
+
+__all__ = ["Column", "Description", "Format", "formats", "inspect", "iterate", "read", "write"]
+
+_MODULES = {
+    "jetnet": "pcdiff.io.jetnet",
+    "toptagging": "pcdiff.io.toptagging",
+    "energyflow": "pcdiff.io.energyflow",
+    "parquet": "pcdiff.io.parquet",
+    "root": "pcdiff.io.root",
+    "rntuple": "pcdiff.io.rntuple",
+    "nanoaod": "pcdiff.io.nanoaod",
+    "jetclass": "pcdiff.io.jetclass",
+    "root-mapping": "pcdiff.io.root_mapping",
+}
+
+# For each suffix the formats to try, the most particular first; the first is the one written by default.
+_BY_SUFFIX = {
+    ".hdf5": ("jetnet", "toptagging"),
+    ".h5": ("jetnet", "toptagging"),
+    ".npz": ("energyflow",),
+    ".parquet": ("parquet",),
+    ".root": ("root", "rntuple", "nanoaod", "jetclass", "root-mapping"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of a file is understood: its name there, the feature it becomes ("" if unused), and its type."""
+
+    source: str
+    feature: str = ""
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What :func:`inspect` finds: the reader that fits, the number of clouds, the columns, and the stored metadata."""
+
+    path: Path
+    format: str
+    clouds: int
+    columns: tuple[Column, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    Attributes:
+        name: its name in the registry.
+        description: one line for people.
+        fits: whether a file looks like this format; looks at names and shapes only and never raises for a foreign file.
+        iterate: ``iterate(path, step_size, **options)`` yields pieces of at most ``step_size`` clouds.
+        describe: ``describe(path, **options)`` says what is inside.
+        write: ``write(pieces, path, metadata, **options)``, or None for a format that is only read.
+    """
+
+    name: str
+    description: str
+    fits: Callable[[Path], bool]
+    iterate: Callable[..., Iterator[PointClouds]]
+    describe: Callable[..., Description]
+    write: Callable[..., None] | None = None
+
+
+def formats() -> dict[str, Format]:
+    """All formats by name."""
+    return {name: _format(name) for name in _MODULES}
+
+
+def _format(name: str) -> Format:
+    if name not in _MODULES:
+        raise DataError(f"no file format {name!r}: {suggest(name, _MODULES)}")
+    found: Format = importlib.import_module(_MODULES[name]).FORMAT
+    return found
+
+
+def _format_of(path: Path, name: str | None) -> Format:
+    """The named format, or the first of the suffix that fits the content."""
+    if name is not None:
+        return _format(name)
+    candidates = _BY_SUFFIX.get(path.suffix.lower())
+    if candidates is None:
+        raise DataError(
+            f"{path}: no reader for files that end in {path.suffix!r}; expected {', '.join(_BY_SUFFIX)}, or name a format"
+        )
+    for candidate in map(_format, candidates):
+        if candidate.fits(path):
+            return candidate
+    # None fits: the first reader's own error says best what is wrong with the file.
+    return _format(candidates[0])
+
+
+def _check_options(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
+    known = [
+        parameter.name
+        for parameter in python_inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    for option in options:
+        if option not in known:
+            raise DataError(f"the format {name!r} has no option {option!r}: {suggest(option, known)}")
+
+
+def iterate(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    step_size: int = 100_000,
+    format: str | None = None,
+    drop_empty: bool = False,
+    **options: Any,
+) -> Iterator[PointClouds]:
+    """Read files piece by piece, in constant memory.
+
+    Args:
+        paths: a file, a glob, or several of either.
+        step_size: the most clouds in a piece.
+        format: name of the format; by default the one that fits the file (see :func:`inspect`).
+        drop_empty: leave out clouds that have no points instead of refusing them.
+        options: those of the format, for example ``jets="FatJet"`` for NanoAOD.
+
+    Yields:
+        :class:`PointClouds` of one schema, values checked.
+
+    Raises:
+        DataError: a file is missing, broken or of another layout, or holds values that are not physical.
+    """
+    if step_size < 1:
+        raise DataError(f"step_size is {step_size}; expected at least 1")
+    schema = None
+    for path in expand(paths):
+        found = _format_of(path, format)
+        _check_options(found.iterate, found.name, options)
+        for piece in found.iterate(path, step_size, **options):
+            kept = piece[piece.counts > 0] if drop_empty and not piece.counts.all() else piece
+            if schema is None:
+                schema = kept.schema
+            elif kept.schema != schema:
+                raise DataError(
+                    f"{path}: has columns {kept.schema.point_names} and {kept.schema.cloud_names}, "
+                    f"the files before it {schema.point_names} and {schema.cloud_names}; read them apart"
+                )
+            yield kept.validate(str(path))
+
+
+def read(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    format: str | None = None,
+    drop_empty: bool = False,
+    **options: Any,
+) -> PointClouds:
+    """Read files into memory; arguments as for :func:`iterate`."""
+    pieces = list(iterate(paths, format=format, drop_empty=drop_empty, **options))
+    if not pieces:
+        raise DataError(f"{paths}: there are no clouds in it")
+    return PointClouds.concatenate(pieces)
+
+
+def write(
+    clouds: PointClouds | Iterable[PointClouds],
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Write point clouds; the file appears whole or not at all.
+
+    Args:
+        clouds: one set, or pieces one after the other (written as they come, in constant memory).
+        path: the suffix decides the format unless ``format`` names one.
+        metadata: plain data for JSON that is stored in the file beside schema and provenance.
+
+    Raises:
+        DataError: the format cannot be written or cannot hold these columns, or the disk is full.
+    """
+    target = Path(path)
+    if format is None and target.suffix.lower() not in _BY_SUFFIX:
+        raise DataError(f"{path}: no writer for files that end in {target.suffix!r}; expected {', '.join(_BY_SUFFIX)}")
+    found = _format(format or _BY_SUFFIX[target.suffix.lower()][0])
+    if found.write is None:
+        writers = [name for name, known in formats().items() if known.write is not None]
+        raise DataError(f"{path}: the format {found.name!r} is only read; pcdiff writes {', '.join(writers)}")
+    _check_options(found.write, found.name, options)
+    pieces = iter([clouds]) if isinstance(clouds, PointClouds) else iter(clouds)
+    with atomic_file(target) as temporary:
+        found.write((piece.validate(str(path)) for piece in pieces), temporary, dict(metadata or {}), **options)
+    return target
+
+
+def inspect(path: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Description:
+    """What is inside a file, which reader fits, and how its columns are understood."""
+    (file,) = expand(Path(path))
+    found = _format_of(file, format)
+    _check_options(found.describe, found.name, options)
+    described: Description = found.describe(file, **options)
+    return described
