@@ -1,0 +1,51 @@
+"""Denoising networks: permutation-equivariant functions of a noisy cloud, its noise level and its conditions.
+
+All keep one contract, :class:`pcdiff.nets.base.PointNet`: ``net(x, log_snr, mask, cond)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pcdiff.config import EpicConfig, GraphConfig, TransformerConfig
+from pcdiff.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from pcdiff.nets.base import PointNet
+
+__all__ = ["build_net"]
+
+
+def build_net(
+    config: EpicConfig | TransformerConfig | GraphConfig, features: int, conditions: int, point_names: Sequence[str]
+) -> PointNet:
+    """Make an untrained net, which returns zeros.
+
+    Args:
+        config: kind and size of the net.
+        features: number of point features F.
+        conditions: number of conditions a cloud C, possibly 0.
+        point_names: names of the F point features, in their order in the tensors.
+
+    Raises:
+        ConfigError: a coordinate of the graph net is not among the point features, or the number of attention heads
+            does not divide the width.
+    """
+    # Each kind imports only what it needs: torch_geometric alone takes seconds.
+    if isinstance(config, EpicConfig):
+        from pcdiff.nets.epic import EpicNet
+
+        return EpicNet(config, features, conditions)
+    if isinstance(config, TransformerConfig):
+        from pcdiff.nets.transformer import TransformerNet
+
+        if config.hidden % config.heads:
+            raise ConfigError(f"net.heads: found {config.heads}, expected a divisor of net.hidden = {config.hidden}")
+        return TransformerNet(config, features, conditions)
+    from pcdiff.nets.graph import GraphNet
+
+    for name in config.coordinates:
+        if name not in point_names:
+            raise ConfigError(f"net.coordinates: {name!r} is not a point feature; {suggest(name, point_names)}")
+    return GraphNet(config, features, conditions, [list(point_names).index(name) for name in config.coordinates])
