@@ -1,0 +1,129 @@
+"""Checkpoints: everything that the rest of a run depends on, written whole or not at all, and never unpickled.
+
+    RUN/checkpoints/step_00001000/state.safetensors   weights, their moving average, the optimiser's moments
+    RUN/checkpoints/step_00001000/state.json          counters, and the checksum of the tensors
+
+Nothing random is stored: what a step draws depends only on (seed, step), and the order of the data on (seed, epoch).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pcdiff.errors import DataError, ModelError
+from pcdiff.files import atomic_folder, read_json, sha256, write_json
+
+__all__ = ["Counters", "load_newest", "save"]
+
+FORMAT_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Counters:
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps done, skipped ones included.
+        epoch, batch: the next batch.
+        skipped: steps skipped so far because loss or gradient was not finite.
+        skipped_in_a_row: those since the last good step.
+        loss_sum, loss_count: mean loss since the last line of metrics.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+
+def save(
+    run: Path, counters: Counters, model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer, *, keep: int
+) -> Path:
+    """Write a checkpoint and remove all but the newest ``keep``."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
+    folder = run / "checkpoints" / f"step_{counters.step:08d}"
+    with atomic_folder(folder) as temporary:
+        file = temporary / "state.safetensors"
+        # Clones: tensors that share memory, as tied weights do, are refused by the format.
+        safetensors.torch.save_file({name: value.detach().cpu().clone() for name, value in tensors.items()}, file)
+        write_json(
+            temporary / "state.json",
+            {"format_version": FORMAT_VERSION, "counters": asdict(counters), "sha256": sha256(file)},
+        )
+    for old in _folders(run)[keep:]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer) -> Counters | None:
+    """Restore the newest checkpoint that is whole; None where the run has none.
+
+    A damaged one is passed over with a warning.
+
+    Raises:
+        ModelError: the newest whole checkpoint is of a newer format or of another net.
+    """
+    for folder in _folders(run):
+        try:
+            data, tensors = _read(folder)
+        except DataError as error:
+            _log.warning("%s; using the checkpoint before it", error)
+            continue
+        _restore(folder, tensors, model, ema, optimiser)
+        return Counters(**data["counters"])
+    return None
+
+
+def _folders(run: Path) -> list[Path]:
+    """Checkpoints, the newest first."""
+    return sorted((run / "checkpoints").glob("step_????????"), reverse=True)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    data = read_json(folder / "state.json")
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelError(
+            f"{folder / 'state.json'}: has format version {version}, expected at most {FORMAT_VERSION}; update pcdiff"
+        )
+    file = folder / "state.safetensors"
+    if not file.is_file() or sha256(file) != data["sha256"]:
+        raise DataError(f"{file}: is missing or damaged (its SHA-256 is not the one in state.json)")
+    return data, safetensors.torch.load_file(file)
+
+
+def _restore(
+    folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    try:
+        model.load_state_dict(part("model."))
+        ema.load_state_dict(part("ema."))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder}: is of another net than the config's: {' '.join(str(error).split())[:200]}"
+        ) from error
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in part("optimiser.").items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,120 @@
+"""The run folder: the truth about a run, which MLflow mirrors.
+
+RUN/config.yaml      the config, every default written out
+RUN/run.json         what the run is: config hash, data fingerprints, versions
+RUN/metrics.jsonl    one line of metrics at a time
+RUN/checkpoints/     the newest few, see :mod:`pcdiff.checkpoint`
+RUN/generator/       what :meth:`pcdiff.Generator.load` reads, renewed with each checkpoint
+RUN/figures/         the loss curve
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+import pcdiff
+from pcdiff.config import Config, config_hash, flat, to_yaml
+from pcdiff.errors import PcdiffError
+from pcdiff.files import atomic_file, read_json, write_json
+
+__all__ = ["Metrics", "describe_run"]
+
+# Config keys that may change when a run is resumed, for they do not change what is learned.
+_FREE = ("device", "output", "tracking.")
+
+
+def describe_run(run: Path, config: Config, fingerprint: Mapping[str, str], *, resume: bool) -> None:
+    """Write config.yaml and run.json, or check that a resumed run has the same config and data.
+
+    Raises:
+        PcdiffError: there is a run in the folder and ``resume`` is false, or what is learned would change in mid-run.
+    """
+    file = run / "run.json"
+    if file.exists():
+        if not resume:
+            raise PcdiffError(
+                f"{run}: there is a run already; continue it with --resume or choose another output=FOLDER"
+            )
+        _refuse_changes(run, config, fingerprint)
+        return
+    with atomic_file(run / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config), encoding="utf-8")
+    write_json(
+        file,
+        {
+            "name": config.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config_hash": config_hash(config),
+            "data_fingerprint": dict(fingerprint),
+            "versions": {
+                "pcdiff": pcdiff.__version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "numpy", "awkward")},
+            },
+            "params": flat(config),
+            "tags": {"host": platform.node(), "platform": platform.platform(), **_git_commit()},
+        },
+    )
+
+
+def _refuse_changes(run: Path, config: Config, fingerprint: Mapping[str, str]) -> None:
+    old = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    before, now = flat(Config.model_validate(old)), flat(config)
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and not key.startswith(_FREE)
+    ]
+    if changed:
+        raise PcdiffError(f"{run}: cannot resume with another config: {'; '.join(changed)}")
+    for name, found in fingerprint.items():
+        expected = read_json(run / "run.json")["data_fingerprint"].get(name)
+        if expected != found:
+            raise PcdiffError(f"{run}: cannot resume: the {name} data have changed since the run began")
+
+
+def _git_commit() -> dict[str, str]:
+    """The commit of the working directory, when it is a git checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True, env={**os.environ}
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git_commit": done.stdout.strip()}
+
+
+class Metrics:
+    """Appends lines to metrics.jsonl. Steps already in the file are not written again: a resumed run repeats them."""
+
+    def __init__(self, path: Path) -> None:
+        self.last = -1
+        if path.exists():
+            *lines, cut = path.read_bytes().split(b"\n")
+            if cut:
+                # A line that a kill cut short.
+                with atomic_file(path) as temporary:
+                    temporary.write_bytes(b"".join(line + b"\n" for line in lines))
+            if lines:
+                self.last = int(json.loads(lines[-1])["step"])
+        self._stream = path.open("a", buffering=1, encoding="utf-8")
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one line."""
+        if step > self.last:
+            self._stream.write(json.dumps({"step": step, "time": time.time(), "metrics": dict(metrics)}) + "\n")
+            self.last = step
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()

@@ -1,0 +1,334 @@
+"""Training: one loop from a config to a run folder (see :mod:`pcdiff.run`).
+
+What step k draws depends only on (seed, k), and the order of the data on (seed, epoch), so a run that was killed and
+resumed equals one that was not, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from pcdiff import checkpoint
+from pcdiff.checkpoint import Counters
+from pcdiff.clouds import PointClouds
+from pcdiff.config import Config, load_config
+from pcdiff.diffusion import Denoiser, denoising_loss, draw_times
+from pcdiff.errors import PcdiffError
+from pcdiff.evaluate.plots import loss_curve
+from pcdiff.files import read_json
+from pcdiff.generator import Generator, Settings, build_denoiser, pick_device
+from pcdiff.io import read
+from pcdiff.loader import CloudBatch, Loader
+from pcdiff.multiplicity import Multiplicity, build_multiplicity
+from pcdiff.resources import find
+from pcdiff.run import Metrics, describe_run
+from pcdiff.tracking import Mirror
+from pcdiff.transforms import Encoded, Transform, cloud_columns
+
+__all__ = ["train"]
+
+# Independent random streams of a run.
+_STEP, _VALIDATION = 1, 2
+
+
+def train(config: Config | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train a generator.
+
+    Args:
+        config: a config, or the name of its file.
+        resume: continue the run from its newest checkpoint; without one, begin it.
+        progress: show a progress bar.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        PcdiffError: bad config or data; a run of that name exists; too many steps in a row were not finite.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written first. A second Ctrl-C does not wait for it.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config)
+    run = Path(config.output or f"runs/{config.name}")
+    device = pick_device(config.device)
+    data = _load_data(config)
+    describe_run(run, config, data.fingerprint, resume=resume)
+
+    settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
+    multiplicity = _fit_multiplicity(run, config, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_denoiser(settings, data.transform).to(device)
+    ema = copy.deepcopy(model).requires_grad_(False).eval()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+    counters = checkpoint.load_newest(run, model, ema, optimiser) or Counters()
+    loader = Loader(data.train, config.training.points_per_batch, config.seed)
+    validation = Loader(data.validation, config.training.points_per_batch, config.seed)
+
+    def keep() -> None:
+        checkpoint.save(run, counters, model, ema, optimiser, keep=config.training.keep)
+        provenance = {**read_json(run / "run.json"), "steps": counters.step}
+        Generator(ema, multiplicity, data.transform, settings, data.types, provenance).save(run / "generator")
+
+    metrics = Metrics(run / "metrics.jsonl")
+    mirror = Mirror(run, config.tracking.uri, config.tracking.experiment, config.tracking.interval)
+    if config.tracking.enabled:
+        mirror.start()
+    status = "FAILED"
+    last = config.training.steps
+    try:
+        with _stop_requests() as requests, _Bar(config, counters, shown=progress) as bar:
+            for batch in _batches(loader, counters, last):
+                norm = _step(
+                    model, ema, optimiser, batch.to(device), loader.typical_batch, data.transform, config, counters
+                )
+                done = counters.step
+                line: dict[str, float] = {}
+                if done % config.training.log_every == 0 or done == last:
+                    line |= _training_line(counters, optimiser, norm, bar)
+                if done % config.training.validate_every == 0 or done == last:
+                    line["loss/validation"] = _validate(ema, validation, config, device)
+                if line:
+                    metrics.append(done, line)
+                if done % config.training.checkpoint_every == 0 or done == last or requests:
+                    keep()
+                if requests:
+                    status = "KILLED"
+                    raise requests[0]
+        loss_curve(run / "metrics.jsonl", run / "figures" / "loss.png")
+        status = "FINISHED"
+    finally:
+        metrics.close()
+        if config.tracking.enabled:
+            mirror.stop(status=status)
+    return run
+
+
+def _step(
+    model: Denoiser,
+    ema: Denoiser,
+    optimiser: torch.optim.Optimizer,
+    batch: CloudBatch,
+    typical_batch: float,
+    transform: Transform,
+    config: Config,
+    counters: Counters,
+) -> float:
+    """One optimiser step; returns the norm of the gradient before clipping.
+
+    A step whose loss or gradient is not finite changes no weight. It is counted, and too many in a row end the run.
+    """
+    rng = _rng(config.seed, _STEP, counters.step)
+    if config.features.reflect:
+        batch = _reflect(batch, transform, rng)
+    loss = _losses(model, batch, config, rng).sum() / typical_batch
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))
+    counters.step += 1
+    counters.batch += 1
+    if not (math.isfinite(norm) and math.isfinite(loss.item())):
+        counters.skipped += 1
+        counters.skipped_in_a_row += 1
+        if counters.skipped_in_a_row >= config.training.max_skipped:
+            raise PcdiffError(
+                f"step {counters.step}: loss or gradient was not finite {counters.skipped_in_a_row} times in a row; the last "
+                "good checkpoint is kept; lower optim.lr, or look for extreme values in the data"
+            )
+        return norm
+    counters.skipped_in_a_row = 0
+    for group in optimiser.param_groups:
+        group["lr"] = config.optim.lr * _lr_factor(counters.step, config)
+    optimiser.step()
+    decay = min(config.optim.ema, (1 + counters.step) / (10 + counters.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+    counters.loss_sum += loss.item()
+    counters.loss_count += 1
+    return norm
+
+
+def _losses(model: Denoiser, batch: CloudBatch, config: Config, rng: torch.Generator) -> Tensor:
+    """The loss of each cloud at drawn times and noise, shape (B,)."""
+    t = draw_times(model.schedule, len(batch), config.loss.times, rng).to(batch.x.device)
+    noise = torch.randn(batch.x.shape, generator=rng).to(batch.x.device)
+    return denoising_loss(model, batch.x, batch.mask, batch.cond, t=t, noise=noise, weight=config.loss.weight)
+
+
+def _reflect(batch: CloudBatch, transform: Transform, rng: torch.Generator) -> CloudBatch:
+    """Each cloud flipped or not by each symmetry of the physics, with probability one half."""
+    x, cond = batch.x, batch.cond
+    for signs, cond_signs in transform.reflections():
+        flip = (torch.rand(len(batch), 1, generator=rng) < 0.5).to(x.device)
+        x = torch.where(flip[..., None], x * torch.from_numpy(signs).to(x.device), x)
+        cond = torch.where(flip, cond * torch.from_numpy(cond_signs).to(x.device), cond)
+    return CloudBatch(x, batch.mask, cond)
+
+
+def _lr_factor(step: int, config: Config) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warmup, steps = config.optim.warmup, config.training.steps
+    if step <= warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@torch.no_grad()
+def _validate(ema: Denoiser, loader: Loader, config: Config, device: torch.device) -> float:
+    """Mean loss of the validation clouds under the averaged weights, with the same times and noise each time."""
+    total, count = 0.0, 0
+    for i, batch in enumerate(loader.epoch(0)):
+        losses = _losses(ema, batch.to(device), config, _rng(config.seed, _VALIDATION, i))
+        total += float(losses.sum())
+        count += len(batch)
+    return total / count
+
+
+def _training_line(counters: Counters, optimiser: torch.optim.Optimizer, norm: float, bar: _Bar) -> dict[str, float]:
+    """Metrics since the last line."""
+    line = {"lr": float(optimiser.param_groups[0]["lr"]), "skipped": float(counters.skipped)}
+    if math.isfinite(norm):
+        line["gradient_norm"] = norm
+    if counters.loss_count:
+        line["loss/train"] = counters.loss_sum / counters.loss_count
+    counters.loss_sum, counters.loss_count = 0.0, 0
+    return line | bar.update(counters, line.get("loss/train"))
+
+
+def _rng(seed: int, purpose: int, index: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, purpose, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBatch]:
+    """Batches from where the run stands until its last step."""
+    while counters.step < steps:
+        for batch in loader.epoch(counters.epoch, counters.batch):
+            yield batch
+            if counters.step >= steps:
+                return
+        counters.epoch += 1
+        counters.batch = 0
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Both data sets encoded, and what the multiplicity model is fitted to."""
+
+    transform: Transform
+    train: Encoded
+    validation: Encoded
+    features: npt.NDArray[Any]
+    type_index: npt.NDArray[np.int64]
+    types: tuple[float, ...]
+    fingerprint: dict[str, str]
+
+
+def _load_data(config: Config) -> _Data:
+    def load(paths: str | tuple[str, ...]) -> PointClouds:
+        names = [paths] if isinstance(paths, str) else list(paths)
+        clouds = read(
+            [find(name) for name in names],
+            format=config.data.format,
+            drop_empty=config.data.drop_empty,
+            **config.data.options,
+        )
+        return clouds if config.data.max_points is None else clouds.leading(config.data.max_points)
+
+    train_clouds, validation = load(config.data.train), load(config.data.validation)
+    transform = Transform.fit(
+        train_clouds, config.features.points, config.features.clouds, use_type=config.features.type
+    )
+    index = transform.type_index(train_clouds)
+    columns = cloud_columns(train_clouds, list(config.features.clouds))
+    return _Data(
+        transform=transform,
+        train=transform.encode(train_clouds),
+        validation=transform.encode(validation),
+        features=np.stack(list(columns.values()), axis=1) if columns else np.zeros((len(train_clouds), 0)),
+        type_index=index,
+        types=tuple((np.bincount(index) / len(index)).tolist()) if transform.types else (),
+        fingerprint={"train": train_clouds.fingerprint(), "validation": validation.fingerprint()},
+    )
+
+
+def _fit_multiplicity(run: Path, config: Config, data: _Data) -> Multiplicity:
+    """The multiplicity model: the run's own when it has one, else fitted."""
+    if (run / "generator").is_dir():
+        return Generator.load(run).multiplicity
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_multiplicity(config.multiplicity, data.features.shape[1], max(1, len(data.transform.types)))
+        model.fit(data.train.counts, data.features, data.type_index, config.seed)
+    return model
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[BaseException]]:
+    """A list that Ctrl-C and SIGTERM (sent by batch systems before they take a node back) put their exception into."""
+    requests: list[BaseException] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+
+    def request(number: int, frame: object) -> None:  # noqa: ARG001
+        if requests:
+            raise requests[0]
+        requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+
+    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class _Bar:
+    """A progress bar with loss, rate and time left."""
+
+    def __init__(self, config: Config, counters: Counters, *, shown: bool) -> None:
+        self._progress = Progress(
+            TextColumn("training {task.fields[name]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} steps/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            disable=not shown,
+        )
+        self._task = self._progress.add_task(
+            "train", total=config.training.steps, completed=counters.step, name=config.name, loss="-", rate="-"
+        )
+        self._last = (counters.step, time.monotonic())
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, counters: Counters, loss: float | None) -> dict[str, float]:
+        """Show where the run stands; returns the rate since the last call."""
+        now = time.monotonic()
+        rate = (counters.step - self._last[0]) / max(now - self._last[1], 1e-9)
+        self._last = (counters.step, now)
+        shown = "-" if loss is None else f"{loss:.4f}"
+        self._progress.update(self._task, completed=counters.step, loss=shown, rate=f"{rate:.1f}")
+        return {"steps_per_second": rate}

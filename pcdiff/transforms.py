@@ -1,0 +1,305 @@
+"""From physical units to standardised arrays and back: fitted on training data, stored with the generator.
+
+Point features are standardised over all valid points, as they are or in their logarithm; cloud features and the number of
+points likewise over clouds. The conditions that a denoiser sees are, in this order: the standardised number of points, the
+standardised cloud features, and the type as one-hot when there is more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+
+from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError
+from pcdiff.schema import Feature, Schema, jet_schema
+
+__all__ = ["Encoded", "Scale", "Transform", "cloud_columns", "point_columns"]
+
+Floats = npt.NDArray[np.float32]
+
+
+def point_columns(clouds: PointClouds, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Point features by name, flat: as stored, or derived (see :class:`~pcdiff.clouds.PointClouds`).
+
+    Raises:
+        DataError: a feature is neither stored nor derived.
+    """
+    missing = [name for name in names if name not in clouds.schema.point_names]
+    derived: dict[str, npt.NDArray[Any]] = {}
+    for source, available in ((clouds.relative, ("etarel", "phirel", "ptrel")), (clouds.momenta, _MOMENTUM)):
+        wanted = [name for name in missing if name in available]
+        if wanted:
+            flat = ak.flatten(source())
+            derived.update({name: ak.to_numpy(getattr(flat, name)) for name in wanted})
+    return {name: derived[name] if name in derived else clouds.column(name) for name in names}
+
+
+_MOMENTUM = ("pt", "eta", "phi", "mass")
+
+
+def cloud_columns(clouds: PointClouds, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Cloud features by name: as stored, or from the sum of the four-momenta of the points."""
+    missing = [name for name in names if name not in clouds.schema.cloud_names and name in _MOMENTUM]
+    derived: dict[str, npt.NDArray[Any]] = {}
+    if missing and clouds.schema.kind == "jets":
+        total = ak.sum(clouds.momenta(), axis=1)
+        derived = {name: ak.to_numpy(getattr(total, name)) for name in missing}
+    return {name: derived[name] if name in derived else clouds.feature(name) for name in names}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Standardisation of one feature: ``(f(x) - mean) / std`` with f the identity or the natural logarithm."""
+
+    name: str
+    function: Literal["standard", "log"]
+    mean: float
+    std: float
+
+    @classmethod
+    def fit(
+        cls, name: str, function: Literal["standard", "log"], values: npt.NDArray[Any], *, signed: bool = False
+    ) -> Scale:
+        """Mean and standard deviation of the values; a constant feature keeps a scale of 1.
+
+        Args:
+            signed: the feature changes sign under a symmetry, so its mean is 0 up to statistics; it is taken as exactly 0,
+                so that a change of sign is the same before and after standardising.
+        """
+        shaped = cls(name, function, 0.0, 1.0)._shape(np.asarray(values, np.float64))
+        mean = 0.0 if signed and function == "standard" else float(shaped.mean())
+        std = float(np.sqrt(np.mean((shaped - mean) ** 2)))
+        return cls(name, function, mean, std if std > 1e-12 else 1.0)
+
+    def _shape(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self.function == "standard":
+            return values
+        if np.any(values <= 0):
+            raise DataError(
+                f"feature {self.name!r} is {float(values.min())} in {int(np.sum(values <= 0))} of {len(values)} values; "
+                "its logarithm is used, so it must be positive"
+            )
+        return np.log(values)
+
+    def forward(self, values: npt.NDArray[Any]) -> Floats:
+        """Standardised values."""
+        return ((self._shape(np.asarray(values, np.float64)) - self.mean) / self.std).astype(np.float32)
+
+    def inverse(self, values: npt.NDArray[Any]) -> Floats:
+        """Values in physical units; beyond the range of float32 they end at its largest number."""
+        shaped = np.asarray(values, np.float64) * self.std + self.mean
+        with np.errstate(over="ignore"):
+            physical = np.exp(shaped) if self.function == "log" else shaped
+        limit = np.finfo(np.float32)
+        smallest = limit.tiny if self.function == "log" else limit.min
+        return np.clip(physical, smallest, limit.max).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Clouds as the denoiser sees them.
+
+    Attributes:
+        points: shape (P, F), float32, standardised.
+        offsets: shape (n + 1,).
+        cond: shape (n, C), float32.
+    """
+
+    points: Floats
+    offsets: npt.NDArray[np.int64]
+    cond: Floats
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The invertible map between :class:`~pcdiff.clouds.PointClouds` and :class:`Encoded`.
+
+    Attributes:
+        points: scales of the point features that are generated.
+        clouds: scales of the cloud features that condition.
+        count: scale of the number of points.
+        types: names of the types that the training data hold, in the order of the one-hot; empty without types.
+        schema: what the generated columns mean.
+    """
+
+    points: tuple[Scale, ...]
+    clouds: tuple[Scale, ...]
+    count: Scale
+    types: tuple[str, ...]
+    schema: Schema
+
+    @classmethod
+    def fit(
+        cls,
+        clouds: PointClouds,
+        points: Mapping[str, Literal["standard", "log"]],
+        features: Mapping[str, Literal["standard", "log"]],
+        *,
+        use_type: bool = True,
+    ) -> Transform:
+        """Fit to training data.
+
+        Args:
+            clouds: the training data.
+            points: for each point feature to generate, how it is standardised.
+            features: for each cloud feature to condition on, likewise.
+            use_type: condition on the cloud feature ``type`` where there is one.
+        """
+        columns = point_columns(clouds, list(points))
+        rows = cloud_columns(clouds, list(features))
+        types: tuple[str, ...] = ()
+        if use_type and "type" in clouds.schema.cloud_names:
+            names = clouds.schema.cloud("type").categories
+            present = np.unique(clouds.feature("type"))
+            if present.min() < 0 or present.max() >= len(names):
+                raise DataError(f"cloud feature 'type' has values {present.tolist()}, expected 0 to {len(names) - 1}")
+            types = tuple(names[int(i)] for i in present)
+        schema = _generated_schema(clouds.schema, list(points), list(features), types)
+        signed = {name for reflection in schema.reflections for name in reflection.points}
+        signed_rows = {name for reflection in schema.reflections for name in reflection.clouds}
+        return cls(
+            points=tuple(
+                Scale.fit(name, function, columns[name], signed=name in signed) for name, function in points.items()
+            ),
+            clouds=tuple(
+                Scale.fit(name, function, rows[name], signed=name in signed_rows) for name, function in features.items()
+            ),
+            count=Scale.fit("number of points", "standard", clouds.counts),
+            types=types,
+            schema=schema,
+        )
+
+    @property
+    def conditions(self) -> int:
+        """C, the width of the conditions."""
+        return 1 + len(self.clouds) + (len(self.types) if len(self.types) > 1 else 0)
+
+    def type_index(self, clouds: PointClouds) -> npt.NDArray[np.int64]:
+        """For each cloud the position of its type in :attr:`types`; zeros without types. Shape (n,)."""
+        if not self.types:
+            return np.zeros(len(clouds), np.int64)
+        names = clouds.schema.cloud("type").categories
+        table = np.full(len(names), -1, np.int64)
+        for position, name in enumerate(self.types):
+            if name in names:
+                table[names.index(name)] = position
+        found = table[clouds.feature("type").astype(np.int64)]
+        if np.any(found < 0):
+            unknown = {names[int(i)] for i in np.unique(clouds.feature("type")[found < 0])}
+            raise DataError(
+                f"types {', '.join(sorted(unknown))} were not in the training data ({', '.join(self.types)})"
+            )
+        return found
+
+    def encode(self, clouds: PointClouds) -> Encoded:
+        """Standardise clouds."""
+        columns = point_columns(clouds, [scale.name for scale in self.points])
+        rows = cloud_columns(clouds, [scale.name for scale in self.clouds])
+        return Encoded(
+            points=np.stack([scale.forward(columns[scale.name]) for scale in self.points], axis=1),
+            offsets=clouds.offsets,
+            cond=self.encode_conditions(clouds.counts, rows, self.type_index(clouds)),
+        )
+
+    def encode_conditions(
+        self, counts: npt.NDArray[Any], features: Mapping[str, npt.NDArray[Any]], types: npt.NDArray[np.int64]
+    ) -> Floats:
+        """Conditions (n, C) from the number of points, cloud features in physical units, and type positions, all (n,)."""
+        columns = [self.count.forward(counts), *(scale.forward(features[scale.name]) for scale in self.clouds)]
+        cond = np.stack(columns, axis=1)
+        if len(self.types) > 1:
+            cond = np.concatenate([cond, np.eye(len(self.types), dtype=np.float32)[types]], axis=1)
+        return cond
+
+    def decode(
+        self,
+        points: Floats,
+        offsets: npt.NDArray[np.int64],
+        features: Mapping[str, npt.NDArray[Any]],
+        types: npt.NDArray[np.int64],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> PointClouds:
+        """Point clouds in physical units.
+
+        Args:
+            points: shape (P, F), standardised.
+            offsets: shape (n + 1,).
+            features: cloud features in physical units, each (n,).
+            types: positions in :attr:`types`, shape (n,).
+        """
+        columns = {scale.name: scale.inverse(points[:, i]) for i, scale in enumerate(self.points)}
+        rows = {name: np.asarray(values, np.float32) for name, values in features.items()}
+        if self.types:
+            names = self.schema.cloud("type").categories
+            rows["type"] = np.array([names.index(name) for name in self.types], np.int32)[types]
+        return PointClouds.from_flat(columns, offsets, rows, self.schema, provenance)
+
+    def reflections(self) -> list[tuple[Floats, Floats]]:
+        """For each symmetry the signs that flip standardised points (F,) and conditions (C,).
+
+        Symmetries that touch no generated feature are left out.
+        """
+        out = []
+        for reflection in self.schema.reflections:
+            signs = np.ones(len(self.points), np.float32)
+            cond = np.ones(self.conditions, np.float32)
+            for i, scale in enumerate(self.points):
+                if scale.name in reflection.points:
+                    signs[i] = -1
+            for i, scale in enumerate(self.clouds):
+                if scale.name in reflection.clouds:
+                    cond[1 + i] = -1
+            if (signs < 0).any():
+                out.append((signs, cond))
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "points": [vars(scale) for scale in self.points],
+            "clouds": [vars(scale) for scale in self.clouds],
+            "count": vars(self.count),
+            "types": list(self.types),
+            "schema": self.schema.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Transform:
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            points=tuple(Scale(**item) for item in data["points"]),
+            clouds=tuple(Scale(**item) for item in data["clouds"]),
+            count=Scale(**data["count"]),
+            types=tuple(data["types"]),
+            schema=Schema.from_dict(data["schema"]),
+        )
+
+
+def _generated_schema(source: Schema, points: list[str], features: list[str], types: tuple[str, ...]) -> Schema:
+    """The schema of generated clouds: the chosen columns, a jet azimuth, and the type."""
+    if source.kind != "jets":
+        raise DataError(f"cannot generate {source.kind}: only jets so far")
+    known = {feature.name: feature for feature in source.points if feature.name in points}
+    names = [*features, *(["phi"] if "phi" not in features else []), *(["type"] if types else [])]
+    schema = jet_schema(points, names, axis=source.axis, types=source.cloud("type").categories if types else ())
+    kept = tuple(known.get(feature.name, feature) for feature in schema.points)
+    clouds = tuple(_stored(source, feature) for feature in schema.clouds)
+    return Schema("jets", kept, clouds, schema.reflections, schema.axis)
+
+
+def _stored(source: Schema, feature: Feature) -> Feature:
+    """The feature as the source describes it, or as it is by default."""
+    return next((stored for stored in source.clouds if stored.name == feature.name), feature)
