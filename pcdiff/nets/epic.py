@@ -31,12 +31,12 @@ class EpicNet(PointNet):
             _EpicLayer(config.hidden, config.global_size, self.context_size) for _ in range(config.layers)
         )
 
-    def _points(self, x: Tensor, h: Tensor, mask: Tensor, context: Tensor) -> Tensor:  # noqa: ARG002
-        size = mask.sum(dim=1, keepdim=True).clamp(min=1).to(h.dtype)
+    def _points(self, x: Tensor, h: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        size = mask.sum(dim=1, keepdim=True).clamp(min=1).to(x.dtype)
         # Pooling as a matrix product with these weights spares the layers any masking of their own.
         mean = (mask / size)[:, None, :]
         g = self.start(context)
-        h = F.leaky_relu(h)
+        h = F.silu(h)
         for layer in self.layers:
             h, g = layer(h, g, mean, size, context)
         return h
@@ -62,7 +62,7 @@ class _EpicLayer(nn.Module):
         pooled = (mean @ h).squeeze(1)
         # The sum over n points divided by sqrt(n): it knows the size, and stays of order one for jets and large clouds.
         pooled = torch.cat([pooled, pooled * size.sqrt(), g, context], dim=1)
-        g = F.leaky_relu(g + self.global_2(F.leaky_relu(self.global_1(pooled))))
+        g = F.silu(g + self.global_2(F.silu(self.global_1(pooled))))
         shift = self.shift(torch.cat([g, context], dim=1))[:, None, :]
-        update = F.leaky_relu(self.local_1(h) + shift)
-        return F.leaky_relu(h + self.local_2(update)), g
+        update = F.silu(self.local_1(h) + shift)
+        return F.silu(h + self.local_2(update)), g
