@@ -58,29 +58,49 @@ class PointClouds:
                 f"points: found {points.type}, expected lists of records with {', '.join(schema.point_names)}"
             )
         columns = {name: _flat(points[name]) for name in schema.point_names}
-        counts = ak.to_numpy(ak.num(points, axis=1)).astype(np.int64, copy=False)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        counts = _flat(ak.num(points, axis=1))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         if schema.clouds and (features is None or set(ak.fields(features)) != set(schema.cloud_names)):
             found = "none" if features is None else ", ".join(ak.fields(features))
             raise DataError(f"features: found {found}, expected {', '.join(schema.cloud_names)}")
-        rows = {name: _flat(features[name]) for name in schema.cloud_names}
+        rows = {} if features is None else {name: _flat(features[name]) for name in schema.cloud_names}
         self._build(columns, offsets, rows, schema, provenance)
 
     def _build(
         self,
-        columns: Mapping[str, npt.NDArray[Any]],
-        offsets: npt.NDArray[np.int64],
-        features: Mapping[str, npt.NDArray[Any]],
+        points: Mapping[str, npt.ArrayLike],
+        offsets: npt.ArrayLike,
+        features: Mapping[str, npt.ArrayLike],
         schema: Schema,
         provenance: Mapping[str, Any] | None,
     ) -> None:
-        size = len(offsets) - 1
-        for name, row in features.items():
-            if row.shape != (size,):
-                raise DataError(f"features: {name!r} has shape {row.shape}, expected ({size},): one row a cloud")
-        self._columns = {name: columns[name] for name in schema.point_names}
-        self._offsets = offsets
-        self._features = {name: features[name] for name in schema.cloud_names}
+        for found, wanted, level in (
+            (points, schema.point_names, "points"),
+            (features, schema.cloud_names, "features"),
+        ):
+            if set(found) != set(wanted):
+                raise DataError(f"{level}: found columns {', '.join(found)}; expected {', '.join(wanted)}")
+        columns = {name: _numbers(name, points[name]) for name in schema.point_names}
+        rows = {name: _numbers(name, features[name]) for name in schema.cloud_names}
+        lengths = {name: len(column) for name, column in columns.items()}
+        total = next(iter(lengths.values()))
+        if any(length != total for length in lengths.values()):
+            raise DataError(f"points: columns of different length: {lengths}")
+        bounds = np.asarray(offsets)
+        if bounds.ndim != 1 or len(bounds) < 1 or bounds.dtype.kind not in "iu":
+            raise DataError(f"offsets: found shape {bounds.shape} of {bounds.dtype}, expected whole numbers (n + 1,)")
+        bounds = bounds.astype(np.int64, copy=False)
+        if bounds[0] != 0 or bounds[-1] != total or np.any(np.diff(bounds) < 0):
+            raise DataError(
+                f"offsets: must rise from 0 to the number of points {total}; "
+                f"they start at {bounds[0]}, end at {bounds[-1]} and fall {int(np.sum(np.diff(bounds) < 0))} times"
+            )
+        for name, row in rows.items():
+            if len(row) != len(bounds) - 1:
+                raise DataError(f"features: {name!r} has {len(row)} rows, expected {len(bounds) - 1}: one row a cloud")
+        self._columns = columns
+        self._offsets = bounds
+        self._features = rows
         self.schema = schema
         self.provenance: dict[str, Any] = dict(provenance or {})
 
@@ -101,34 +121,16 @@ class PointClouds:
             features: one array of shape (n,) a column.
 
         Raises:
-            DataError: a column is missing, lengths differ, or the offsets do not start at 0, fall, or do not end
-                at P.
+            DataError: a column is missing or does not hold numbers, lengths differ, or the offsets do not start at 0,
+                fall, or do not end at P.
 
         >>> from pcdiff.schema import jet_schema
         >>> clouds = PointClouds.from_flat({"pt": [9.0, 5.0, 7.0]}, [0, 2, 3], {}, jet_schema(["pt"], []))
         >>> clouds.points.to_list()
         [[{'pt': 9.0}, {'pt': 5.0}], [{'pt': 7.0}]]
         """
-        columns = {name: np.asarray(values) for name, values in points.items()}
-        rows = {name: np.asarray(values) for name, values in features.items()}
-        for found, wanted, level in ((columns, schema.point_names, "points"), (rows, schema.cloud_names, "features")):
-            if set(found) != set(wanted):
-                raise DataError(f"{level}: found columns {', '.join(found)}; expected {', '.join(wanted)}")
-        bounds = np.asarray(offsets)
-        lengths = {name: values.shape for name, values in columns.items()}
-        total = next(iter(columns.values())).shape[0]
-        if any(shape != (total,) for shape in lengths.values()):
-            raise DataError(f"points: columns of different shape: {lengths}")
-        if bounds.ndim != 1 or len(bounds) < 1 or bounds.dtype.kind not in "iu":
-            raise DataError(f"offsets: found shape {bounds.shape} of {bounds.dtype}, expected whole numbers (n + 1,)")
-        bounds = bounds.astype(np.int64, copy=False)
-        if bounds[0] != 0 or bounds[-1] != total or np.any(np.diff(bounds) < 0):
-            raise DataError(
-                f"offsets: must rise from 0 to the number of points {total}; "
-                f"they start at {bounds[0]}, end at {bounds[-1]} and fall {int(np.sum(np.diff(bounds) < 0))} times"
-            )
         self = cls.__new__(cls)
-        self._build(columns, bounds, rows, schema, provenance)
+        self._build(points, offsets, features, schema, provenance)
         return self
 
     @classmethod
@@ -248,6 +250,12 @@ class PointClouds:
         """Number of points of all clouds together."""
         return int(self._offsets[-1])
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all columns in memory, in bytes."""
+        columns = (*self._columns.values(), *self._features.values())
+        return self._offsets.nbytes + sum(column.nbytes for column in columns)
+
     @cached_property
     def points(self) -> ak.Array:
         """Awkward array ``n * var * {name: dtype, ...}``; a view, not a copy.
@@ -317,10 +325,13 @@ class PointClouds:
             where: what the error message starts with: the file, for example.
 
         Raises:
-            DataError: a value is not finite, a pT, momentum fraction or energy is negative, or a cloud has no points.
+            DataError: a value is not finite, a pT, momentum fraction or energy is negative, a number stands for none of
+                its categories, or a cloud has no points.
         """
-        for level, columns in (("point", self._columns), ("cloud", self._features)):
-            for name, values in columns.items():
+        levels = (("point", self._columns, self.schema.points), ("cloud", self._features, self.schema.clouds))
+        for level, columns, features in levels:
+            for feature in features:
+                name, values = feature.name, columns[feature.name]
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
                     bad = ~np.isfinite(values)
                     raise DataError(
@@ -333,6 +344,14 @@ class PointClouds:
                         f"{where}: {level} feature {name!r} is {values[at]} in cloud {self._cloud_of(level, at)}; "
                         "expected a value that is not negative"
                     )
+                if feature.categories:
+                    unknown = (values < 0) | (values >= len(feature.categories))
+                    if unknown.any():
+                        at = int(np.argmax(unknown))
+                        raise DataError(
+                            f"{where}: {level} feature {name!r} is {values[at]} in cloud {self._cloud_of(level, at)}; "
+                            f"expected 0 to {len(feature.categories) - 1} for {', '.join(feature.categories)}"
+                        )
         empty = self.counts == 0
         if empty.any():
             raise DataError(
@@ -441,11 +460,19 @@ class PointClouds:
 
 def _flat(array: ak.Array) -> npt.NDArray[Any]:
     """The numbers of an awkward array of depth 1 or 2, flat; missing values are refused."""
-    flat = ak.flatten(array, axis=None) if array.ndim > 1 else array
     try:
-        return np.asarray(ak.to_numpy(flat, allow_missing=False))
+        # axis=1 and not None, which would drop missing values in silence.
+        return np.asarray(ak.to_numpy(ak.flatten(array, axis=1) if array.ndim > 1 else array, allow_missing=False))
     except ValueError as error:
         raise DataError(f"a column of type {array.type} has missing values or no numbers; expected numbers") from error
+
+
+def _numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """One column in the machine's own byte order, so that equal values are equal bytes from whichever file."""
+    column = np.asarray(values)
+    if column.ndim != 1 or column.dtype.kind not in "biuf":
+        raise DataError(f"{name!r}: found shape {column.shape} of {column.dtype}, expected numbers in one dimension")
+    return column.astype(column.dtype.newbyteorder("="), copy=False)
 
 
 def _wrap(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

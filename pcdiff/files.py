@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,8 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     if not names:
         raise DataError("no file given")
     found: list[Path] = []
-    for name in map(os.fspath, names):
+    for given in names:
+        name = os.fspath(given)
         path = Path(name).expanduser()
         if path.is_file():
             found.append(path)
@@ -58,16 +60,34 @@ def require_space(path: Path, size: int) -> None:
         raise DataError(f"{path}: not enough disk: {free / 1e6:.0f} MB free, about {size / 1e6:.0f} MB needed")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+)
+
+
 @contextmanager
 def _plain_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one line about the output."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{path}: not enough disk to write this file") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
-            raise DataError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error
+    except (OSError, RuntimeError) as error:
+        code = error.errno if isinstance(error, OSError) else None
+        # HDF5 and Arrow give some refusals as text only.
+        stated = re.search(r"\berrno[ =]+(\d+)", str(error))
+        if code is None and stated:
+            code = int(stated.group(1))
+        if code in _FULL:
+            raise DataError(f"{path}: not enough disk to write this file ({os.strerror(code)})") from error
+        if code in _REFUSED:
+            raise DataError(f"{path}: cannot be written ({os.strerror(code)})") from error
         raise
 
 
@@ -145,11 +165,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON, or say which file is not.
 
     Raises:
-        DataError: missing file, or not JSON.
+        DataError: missing or unreadable file, or not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from error

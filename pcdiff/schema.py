@@ -65,8 +65,18 @@ class Schema:
     axis: Literal["all", "kept", ""] = ""
 
     def __post_init__(self) -> None:
+        if self.kind not in ("jets", "halos"):
+            raise DataError(f"schema: kind is {self.kind!r}, expected 'jets' or 'halos'")
+        if self.axis not in ("all", "kept", ""):
+            raise DataError(f"schema: axis is {self.axis!r}, expected 'all', 'kept' or ''")
         for level, features in (("point", self.points), ("cloud", self.clouds)):
             names = [feature.name for feature in features]
+            # Names become branches, datasets and paths in files, where these characters part one name from the next.
+            odd = [name for name in names if not name or set("/. ") & set(name)]
+            if odd:
+                raise DataError(
+                    f"schema: {odd[0]!r} cannot name a {level} feature; expected a name without '/', '.' or ' '"
+                )
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise DataError(f"schema: the {level} feature {repeated[0]!r} is given twice")

@@ -10,13 +10,14 @@ import importlib
 import inspect as python_inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, suggest
-from pcdiff.files import atomic_file, expand
+from pcdiff.files import atomic_file, expand, require_space
 
 __all__ = ["Column", "Description", "Format", "formats", "inspect", "iterate", "read", "write"]
 
@@ -73,7 +74,8 @@ class Format:
         fits: whether a file looks like this format; looks at names and shapes only and never raises for a foreign file.
         iterate: ``iterate(path, step_size, **options)`` yields pieces of at most ``step_size`` clouds.
         describe: ``describe(path, **options)`` says what is inside.
-        write: ``write(pieces, path, metadata, **options)``, or None for a format that is only read.
+        write: ``write(pieces, path, metadata, **options)``, or None for a format that is only read. There is at least one
+            piece; all have the same schema and types, and checked values.
     """
 
     name: str
@@ -112,15 +114,18 @@ def _format_of(path: Path, name: str | None) -> Format:
     return _format(candidates[0])
 
 
-def _check_options(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
-    known = [
-        parameter.name
+def _check_options(function: Callable[..., Any], path: Path, name: str, options: Mapping[str, Any]) -> None:
+    known = {
+        parameter.name: parameter
         for parameter in python_inspect.signature(function).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
-    ]
+    }
     for option in options:
         if option not in known:
-            raise DataError(f"the format {name!r} has no option {option!r}: {suggest(option, known)}")
+            raise DataError(f"{path}: the format {name!r} has no option {option!r}: {suggest(option, known)}")
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise DataError(f"{path}: the format {name!r} needs the option {option!r}")
 
 
 def iterate(
@@ -151,8 +156,8 @@ def iterate(
     schema = None
     for path in expand(paths):
         found = _format_of(path, format)
-        _check_options(found.iterate, found.name, options)
-        for piece in found.iterate(path, step_size, **options):
+        _check_options(found.iterate, path, found.name, options)
+        for piece in _pieces(found, path, step_size, options):
             kept = piece[piece.counts > 0] if drop_empty and not piece.counts.all() else piece
             if schema is None:
                 schema = kept.schema
@@ -162,6 +167,22 @@ def iterate(
                     f"the files before it {schema.point_names} and {schema.cloud_names}; read them apart"
                 )
             yield kept.validate(str(path))
+
+
+def _pieces(found: Format, path: Path, step_size: int, options: Mapping[str, Any]) -> Iterator[PointClouds]:
+    with _naming(path):
+        yield from found.iterate(path, step_size, **options)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let every error name the file."""
+    try:
+        yield
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
 
 
 def read(
@@ -194,7 +215,8 @@ def write(
         metadata: plain data for JSON that is stored in the file beside schema and provenance.
 
     Raises:
-        DataError: the format cannot be written or cannot hold these columns, or the disk is full.
+        DataError: there are no clouds, the format cannot be written or cannot hold these columns, pieces differ in their
+            columns, or the disk is full.
     """
     target = Path(path)
     if format is None and target.suffix.lower() not in _BY_SUFFIX:
@@ -203,17 +225,42 @@ def write(
     if found.write is None:
         writers = [name for name, known in formats().items() if known.write is not None]
         raise DataError(f"{path}: the format {found.name!r} is only read; pcdiff writes {', '.join(writers)}")
-    _check_options(found.write, found.name, options)
-    pieces = iter([clouds]) if isinstance(clouds, PointClouds) else iter(clouds)
+    _check_options(found.write, target, found.name, options)
+    pieces = [clouds] if isinstance(clouds, PointClouds) else clouds
     with atomic_file(target) as temporary:
-        found.write((piece.validate(str(path)) for piece in pieces), temporary, dict(metadata or {}), **options)
+        try:
+            found.write(_checked(pieces, target), temporary, dict(metadata or {}), **options)
+        except DataError as error:
+            raise DataError(str(error).replace(str(temporary), str(target))) from error
     return target
+
+
+def _checked(pieces: Iterable[PointClouds], target: Path) -> Iterator[PointClouds]:
+    """Pieces that can go into one file: at least one, valid values, the same schema and types, and room on the disk."""
+    columns = None
+    for piece in pieces:
+        points, features = piece.schema.point_names, piece.schema.cloud_names
+        types = [*(piece.column(name).dtype for name in points), *(piece.feature(name).dtype for name in features)]
+        if columns is None:
+            columns = (piece.schema, types)
+        elif columns != (piece.schema, types):
+            raise DataError(
+                f"{target}: pieces differ: found columns {points} and {features} of types {', '.join(map(str, types))}, "
+                f"expected {columns[0].point_names} and {columns[0].cloud_names} of types "
+                f"{', '.join(map(str, columns[1]))} and the same meaning"
+            )
+        require_space(target, piece.nbytes)
+        yield piece.validate(str(target))
+    if columns is None:
+        raise DataError(f"{target}: nothing to write, found no point clouds")
 
 
 def inspect(path: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Description:
     """What is inside a file, which reader fits, and how its columns are understood."""
-    (file,) = expand(Path(path))
+    file, *others = expand(path)
+    if others:
+        raise DataError(f"{path}: matches {1 + len(others)} files, expected one")
     found = _format_of(file, format)
-    _check_options(found.describe, found.name, options)
-    described: Description = found.describe(file, **options)
-    return described
+    _check_options(found.describe, file, found.name, options)
+    with _naming(file):
+        return found.describe(file, **options)

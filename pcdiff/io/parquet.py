@@ -1,0 +1,254 @@
+"""Parquet: one row a cloud.
+
+A file that pcdiff writes has the column ``points``, a list of records, and one plain column for each cloud feature; schema,
+provenance and metadata are in the file's key-value metadata under ``pcdiff``. ``awkward.from_parquet``, polars and pyarrow read
+it as it is. Any other file is read through a mapping from feature names to columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError, suggest
+from pcdiff.io.registry import Column, Description, Format
+from pcdiff.io.stored import Stored
+from pcdiff.schema import Schema, jet_schema
+
+__all__ = ["FORMAT"]
+
+_POINTS = "points"
+_KEY = b"pcdiff"
+_ROW_GROUP = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where each feature is: ``column`` or ``column.field`` of a list of records."""
+
+    schema: Schema
+    points: Mapping[str, str]
+    clouds: Mapping[str, str]
+    provenance: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be opened ({_line(error)}); expected a whole Parquet file") from error
+    with file:
+        yield file
+
+
+def _fits(path: Path) -> bool:
+    try:
+        with _opened(path):
+            return True
+    except DataError:
+        return False
+
+
+def _layout(
+    file: pq.ParquetFile, path: Path, points: Mapping[str, str] | None, clouds: Mapping[str, str] | None
+) -> _Layout:
+    text = (file.schema_arrow.metadata or {}).get(_KEY)
+    if points is not None:
+        schema = jet_schema(tuple(points), tuple(clouds or {}))
+        layout = _Layout(schema, points, clouds or {}, {"sources": [str(path)]}, {})
+    elif text is None:
+        found = ", ".join(_leaves(file.schema_arrow))
+        raise DataError(
+            f"{path}: was not written by pcdiff, so it needs the option points, for example points={{'pt': 'column'}}; "
+            f"its columns are {found}"
+        )
+    else:
+        stored = Stored.loads(text, path)
+        layout = _Layout(
+            stored.schema,
+            {name: f"{_POINTS}.{name}" for name in stored.schema.point_names},
+            {name: name for name in stored.schema.cloud_names},
+            stored.provenance,
+            stored.metadata,
+        )
+    leaves = _leaves(file.schema_arrow)
+    for column in (*layout.points.values(), *layout.clouds.values()):
+        if column not in leaves:
+            raise DataError(f"{path}: no column {column!r}; {suggest(column, leaves)}")
+    return layout
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _leaves(schema: pa.Schema) -> dict[str, str]:
+    """Columns that can be mapped and their types: ``name``, or ``name.field`` in a list of records."""
+    leaves: dict[str, str] = {}
+    for field in schema:
+        if _is_list(field.type) and pa.types.is_struct(field.type.value_type):
+            inner = field.type.value_type
+            leaves |= {f"{field.name}.{inner[i].name}": f"list of {inner[i].type}" for i in range(inner.num_fields)}
+        elif _is_list(field.type):
+            leaves[field.name] = f"list of {field.type.value_type}"
+        else:
+            leaves[field.name] = str(field.type)
+    return leaves
+
+
+def _iterate(
+    path: Path, step_size: int, *, points: Mapping[str, str] | None = None, clouds: Mapping[str, str] | None = None
+) -> Iterator[PointClouds]:
+    """Pieces of a file.
+
+    Args:
+        points: for a file that pcdiff did not write: the list column (or ``column.field`` of a list of records) of each
+            point feature.
+        clouds: the same for the cloud features, which are plain columns.
+    """
+    with _opened(path) as file:
+        layout = _layout(file, path, points, clouds)
+        used = {_top(column, file.schema_arrow) for column in (*layout.points.values(), *layout.clouds.values())}
+        batches = file.iter_batches(batch_size=step_size, columns=sorted(used))
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{path}: cannot be read ({_line(error)}); the file is damaged") from error
+            if batch is None:
+                return
+            if batch.num_rows:
+                yield _piece(batch, layout, path)
+
+
+def _top(column: str, schema: pa.Schema) -> str:
+    """The column of the file that holds ``column.field``; names of whole columns may contain dots."""
+    return column if column in schema.names else column.rpartition(".")[0]
+
+
+def _piece(batch: pa.RecordBatch, layout: _Layout, path: Path) -> PointClouds:
+    lists = {name: _list_column(batch, column, path) for name, column in layout.points.items()}
+    offsets = next(iter(lists.values()))[0]
+    for name, (own, _) in lists.items():
+        if not np.array_equal(own, offsets):
+            raise DataError(f"{path}: the lists of {layout.points[name]!r} have other lengths than those before them")
+    return PointClouds.from_flat(
+        {name: _numbers(values, layout.points[name], path) for name, (_, values) in lists.items()},
+        offsets,
+        {name: _numbers(batch.column(column), column, path) for name, column in layout.clouds.items()},
+        layout.schema,
+        layout.provenance,
+    )
+
+
+def _list_column(batch: pa.RecordBatch, column: str, path: Path) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """Offsets from 0 and the flat values of one list column, or of one field of a list of records."""
+    top = _top(column, batch.schema)
+    field = column[len(top) + 1 :]
+    lists = batch.column(top)
+    if not _is_list(lists.type):
+        raise DataError(f"{path}: column {column!r} holds {lists.type}, expected lists of numbers")
+    if lists.null_count:
+        raise DataError(f"{path}: column {column!r} has {lists.null_count} missing lists; expected none")
+    if pa.types.is_fixed_size_list(lists.type):
+        offsets = np.arange(len(lists) + 1, dtype=np.int64) * lists.type.list_size
+    else:
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+    values = lists.flatten()
+    return offsets - offsets[0], values.field(field) if field else values
+
+
+def _numbers(values: pa.Array, column: str, path: Path) -> npt.NDArray[Any]:
+    kind = values.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{path}: column {column!r} holds {kind}, expected numbers")
+    if values.null_count:
+        raise DataError(f"{path}: column {column!r} has {values.null_count} missing values; expected none")
+    # A copy, because Arrow's own memory cannot be written to, which torch refuses to share.
+    return np.array(values.to_numpy(zero_copy_only=False))
+
+
+def _describe(
+    path: Path, *, points: Mapping[str, str] | None = None, clouds: Mapping[str, str] | None = None
+) -> Description:
+    """What is inside; the options as for reading, but a foreign file needs none."""
+    with _opened(path) as file:
+        leaves = _leaves(file.schema_arrow)
+        meaning: dict[str, str] = {}
+        metadata: Mapping[str, Any] = {}
+        notes: tuple[str, ...] = ()
+        if points is None and _KEY not in (file.schema_arrow.metadata or {}):
+            notes = ("not written by pcdiff: read it with the options points and clouds",)
+        else:
+            layout = _layout(file, path, points, clouds)
+            meaning = {column: name for part in (layout.points, layout.clouds) for name, column in part.items()}
+            metadata = layout.metadata
+        columns = tuple(Column(source, meaning.get(source, ""), kind) for source, kind in leaves.items())
+        return Description(path, "parquet", file.metadata.num_rows, columns, metadata, notes)
+
+
+def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write clouds, a row each.
+
+    Raises:
+        DataError: a cloud feature has the name of the column of points.
+    """
+    writer: pq.ParquetWriter | None = None
+    try:
+        for piece in pieces:
+            table = _table(piece, path, Stored.of(piece, metadata).dumps() if writer is None else "")
+            if writer is None:
+                schema = table.schema
+                writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+            writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _table(piece: PointClouds, path: Path, about: str) -> pa.Table:
+    if _POINTS in piece.schema.cloud_names:
+        raise DataError(
+            f"{path}: a cloud feature is named {_POINTS!r}, expected another name: it is that of the points"
+        )
+
+    def field(name: str, kind: pa.DataType) -> pa.Field:
+        return pa.field(name, kind, nullable=False)
+
+    columns = {name: pa.array(piece.column(name)) for name in piece.schema.point_names}
+    inner = [field(name, column.type) for name, column in columns.items()]
+    records = pa.StructArray.from_arrays(list(columns.values()), fields=inner)
+    lists = pa.LargeListArray.from_arrays(
+        pa.array(piece.offsets), records, type=pa.large_list(field("element", records.type))
+    )
+    features = {name: pa.array(piece.feature(name)) for name in piece.schema.cloud_names}
+    schema = pa.schema(
+        [field(_POINTS, lists.type), *(field(name, column.type) for name, column in features.items())],
+        metadata={_KEY: about.encode()} if about else None,
+    )
+    return pa.Table.from_arrays([lists, *features.values()], schema=schema)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+FORMAT = Format(
+    name="parquet",
+    description="Parquet, one row a cloud with its points as a list of records, read and written",
+    fits=_fits,
+    iterate=_iterate,
+    describe=_describe,
+    write=_write,
+)
