@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pcdiff.config import EpicConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
+from pcdiff.errors import DataError, ModelError, PcdiffError
+from pcdiff.generator import Generator, Settings, build_denoiser
+from pcdiff.multiplicity import build_multiplicity
+from pcdiff.transforms import Transform, cloud_columns
+
+from .test_transforms import CLOUDS, POINTS, jets
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    """Untrained but for its transform and multiplicity table, with weights that are not zero."""
+    clouds = jets(300)
+    transform = Transform.fit(clouds, POINTS, CLOUDS)
+    settings = Settings(
+        EpicConfig(hidden=16, layers=2, global_size=4),
+        ScheduleConfig(),
+        MultiplicityConfig(kind="empirical"),
+        SamplingConfig(steps=4),
+    )
+    torch.manual_seed(0)
+    denoiser = build_denoiser(settings, transform)
+    torch.nn.init.normal_(denoiser.net.exit.weight, std=0.1)
+    multiplicity = build_multiplicity(settings.multiplicity, 3, 2)
+    features = np.stack(list(cloud_columns(clouds, list(CLOUDS)).values()), 1)
+    types = transform.type_index(clouds)
+    multiplicity.fit(clouds.counts, features, types, 0)
+    share = tuple((np.bincount(types) / len(types)).tolist())
+    return Generator(denoiser, multiplicity, transform, settings, share, {"name": "test", "config_hash": "abc"})
+
+
+def test_a_seed_names_its_clouds(generator: Generator) -> None:
+    first = generator.sample(40, seed=7)
+    assert generator.sample(40, seed=7).equals(first)
+    assert not generator.sample(40, seed=8).equals(first)
+
+
+def test_a_cloud_does_not_depend_on_how_many_are_asked_for(generator: Generator) -> None:
+    """The noise of cloud i depends on (seed, i) alone, also across blocks; values agree to 1e-4."""
+    many, few = generator.sample(2500, seed=3), generator.sample(1100, seed=3)
+    same = many[:1100]
+    np.testing.assert_array_equal(few.counts, same.counts)
+    for name in few.schema.point_names:
+        np.testing.assert_allclose(few.column(name), same.column(name), rtol=1e-4, atol=1e-4)
+    for name in few.schema.cloud_names:
+        np.testing.assert_array_equal(few.feature(name), same.feature(name))
+
+
+def test_pieces_join_to_the_whole(generator: Generator) -> None:
+    pieces = list(generator.iterate(17_000, seed=1, steps=1))
+    assert len(pieces) == 2
+    assert sum(len(piece) for piece in pieces) == 17_000
+    assert np.unique(np.concatenate([piece.feature("phi") for piece in pieces])).size > 16_900
+
+
+def test_clouds_are_physical(generator: Generator) -> None:
+    clouds = generator.sample(2000, seed=2).validate()
+    ptrel = clouds.column("ptrel")
+    falls = np.diff(ptrel) <= 0
+    starts = clouds.offsets[1:-1] - 1
+    falls[starts] = True
+    assert falls.all(), "constituents come by falling pT"
+    phi = clouds.feature("phi")
+    assert (np.abs(phi) < np.pi).all()
+    # uniform in azimuth: the mean of a unit vector over n clouds is within 5 / sqrt(n)
+    assert abs(np.exp(1j * phi.astype(np.float64)).mean()) < 5 / np.sqrt(len(phi))
+    assert set(np.unique(clouds.feature("type"))) == {0, 2}
+
+
+def test_one_type_alone(generator: Generator) -> None:
+    assert (generator.sample(50, type="t").feature("type") == 2).all()
+    with pytest.raises(DataError, match="no type 'w'"):
+        generator.sample(5, type="w")
+
+
+def test_given_sizes_and_features_are_kept(generator: Generator) -> None:
+    given = jets(30, seed=9)
+    made = generator.sample(given=given)
+    np.testing.assert_array_equal(made.counts, given.counts)
+    for name in ("pt", "eta", "mass", "type"):
+        np.testing.assert_array_equal(made.feature(name), given.feature(name))
+
+
+def test_saved_and_loaded_it_makes_the_same_clouds(generator: Generator, tmp_path: Path) -> None:
+    generator.save(tmp_path / "run" / "generator")
+    for path in (tmp_path / "run", tmp_path / "run" / "generator"):
+        loaded = Generator.load(path)
+        assert loaded.sample(20, seed=5).equals(generator.sample(20, seed=5))
+    assert loaded.transform == generator.transform
+    assert loaded.provenance["config_hash"] == "abc"
+    metadata = loaded.sample(2, seed=5).provenance
+    assert json.loads(json.dumps(metadata))["sampling"]["seed"] == 5
+    assert metadata["generator"]["files"]["denoiser.safetensors"]
+
+
+def test_a_damaged_or_foreign_folder_gives_one_line(generator: Generator, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no such folder"):
+        Generator.load(tmp_path / "none")
+    generator.save(tmp_path)
+    weights = tmp_path / "denoiser.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(ModelError, match="SHA-256"):
+        Generator.load(tmp_path)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"denoiser.safetensors: is missing"):
+        Generator.load(tmp_path)
+    data = json.loads((tmp_path / "generator.json").read_text())
+    (tmp_path / "generator.json").write_text(json.dumps(data | {"format_version": 99}))
+    with pytest.raises(ModelError, match="format version 99"):
+        Generator.load(tmp_path)
+    del data["transform"]
+    (tmp_path / "generator.json").write_text(json.dumps(data))
+    with pytest.raises(ModelError, match="not a complete generator"):
+        Generator.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "cannot generate 0"),
+        ({"n": 5, "steps": 0}, "steps = 0"),
+        ({"n": 5, "grid": "karras"}, "grid = 'karras'"),
+        ({"n": 5, "order": 9}, "order = 9"),
+        ({"n": 5, "device": "cuda:77"}, "device 'cuda:77' is not available"),
+        ({}, "say how many"),
+    ],
+)
+def test_settings_out_of_range_give_one_line(generator: Generator, settings: dict, message: str) -> None:
+    with pytest.raises(PcdiffError, match=message) as caught:
+        generator.sample(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_output_that_is_not_finite_is_refused(generator: Generator) -> None:
+    broken = Generator(
+        generator.denoiser, generator.multiplicity, generator.transform, generator.settings, generator.types
+    )
+    weight = broken.denoiser.net.exit.weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        with pytest.raises(ModelError, match="not finite"):
+            broken.sample(5)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)

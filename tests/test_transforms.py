@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+
+import awkward as ak
+import numpy as np
+import pytest
+
+from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError
+from pcdiff.schema import jet_schema
+from pcdiff.transforms import Scale, Transform, cloud_columns, point_columns
+
+POINTS = {"etarel": "standard", "phirel": "standard", "ptrel": "log"}
+CLOUDS = {"pt": "log", "eta": "standard", "mass": "log"}
+
+
+def jets(n: int = 50, *, types: bool = True, seed: int = 0) -> PointClouds:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 12, n)
+    total = int(counts.sum())
+    points = {
+        "etarel": rng.normal(0.05, 0.1, total).astype(np.float32),
+        "phirel": rng.normal(0, 0.1, total).astype(np.float32),
+        "ptrel": rng.lognormal(-3, 1, total).astype(np.float32),
+    }
+    clouds = {
+        "pt": rng.uniform(800, 1600, n).astype(np.float32),
+        "eta": rng.normal(0.1, 0.7, n).astype(np.float32),
+        "mass": rng.uniform(20, 200, n).astype(np.float32),
+    }
+    if types:
+        clouds["type"] = rng.choice([0, 2], n).astype(np.int32)
+    schema = jet_schema(list(points), list(clouds), axis="all")
+    return PointClouds.from_flat(points, np.concatenate([[0], np.cumsum(counts)]), clouds, schema)
+
+
+def test_valid_points_come_out_standardised() -> None:
+    clouds = jets(500)
+    encoded = Transform.fit(clouds, POINTS, CLOUDS).encode(clouds)
+    ptrel = encoded.points[:, 2].astype(np.float64)
+    assert abs(ptrel.mean()) < 1e-5
+    assert abs(ptrel.std() - 1) < 1e-5
+    # Features that flip under a symmetry have unit mean square about zero.
+    for signed in (encoded.points[:, 0], encoded.points[:, 1], encoded.cond[:, 2]):
+        assert abs(np.mean(signed.astype(np.float64) ** 2) - 1) < 1e-5
+
+
+def test_decoding_undoes_encoding() -> None:
+    clouds = jets()
+    transform = Transform.fit(clouds, POINTS, CLOUDS)
+    encoded = transform.encode(clouds)
+    features = {**cloud_columns(clouds, list(CLOUDS)), "phi": np.zeros(len(clouds), np.float32)}
+    back = transform.decode(encoded.points, encoded.offsets, features, transform.type_index(clouds))
+    for name in POINTS:
+        np.testing.assert_allclose(back.column(name), clouds.column(name), rtol=2e-6, atol=1e-8)
+    for name in (*CLOUDS, "type"):
+        np.testing.assert_array_equal(back.feature(name), clouds.feature(name))
+    assert back.schema.axis == "all"
+    assert back.schema.cloud("type").categories == clouds.schema.cloud("type").categories
+
+
+def test_conditions_are_count_features_and_type() -> None:
+    clouds = jets()
+    transform = Transform.fit(clouds, POINTS, CLOUDS)
+    cond = transform.encode(clouds).cond
+    assert cond.shape == (len(clouds), transform.conditions) == (len(clouds), 1 + 3 + 2)
+    count = clouds.counts
+    np.testing.assert_allclose(cond[:, 0], (count - count.mean()) / count.std(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(cond[:, 4:].argmax(1), clouds.feature("type") // 2)
+    assert transform.types == ("g", "t")
+
+
+def test_one_type_needs_no_condition() -> None:
+    clouds = jets()
+    gluons = clouds[clouds.feature("type") == 0]
+    transform = Transform.fit(gluons, POINTS, CLOUDS)
+    assert transform.types == ("g",)
+    assert transform.conditions == 4
+    with pytest.raises(DataError, match="types t were not in the training data"):
+        transform.encode(clouds)
+
+
+def test_reflection_before_and_after_encoding_is_the_same() -> None:
+    clouds = jets()
+    transform = Transform.fit(clouds, POINTS, CLOUDS)
+    encoded = transform.encode(clouds)
+    for (signs, cond_signs), (points, features) in zip(
+        transform.reflections(), [(("etarel",), ("eta",)), (("phirel",), ())], strict=True
+    ):
+        mirrored = PointClouds.from_flat(
+            {name: clouds.column(name) * (-1 if name in points else 1) for name in POINTS},
+            clouds.offsets,
+            {name: clouds.feature(name) * (-1 if name in features else 1) for name in clouds.schema.cloud_names},
+            clouds.schema,
+        )
+        again = transform.encode(mirrored)
+        np.testing.assert_array_equal(again.points, encoded.points * signs)
+        np.testing.assert_array_equal(again.cond, encoded.cond * cond_signs)
+
+
+def test_stored_as_json() -> None:
+    transform = Transform.fit(jets(), POINTS, CLOUDS)
+    assert Transform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
+
+
+def test_logarithm_of_zero_names_the_feature() -> None:
+    clouds = jets()
+    clouds.column("ptrel")[3] = 0
+    with pytest.raises(DataError, match=r"'ptrel' is 0.0 in 1 of .* must be positive"):
+        Transform.fit(clouds, POINTS, CLOUDS)
+
+
+def test_a_constant_feature_keeps_its_scale() -> None:
+    scale = Scale.fit("x", "standard", np.full(5, 3.0))
+    assert scale.std == 1.0
+    np.testing.assert_array_equal(scale.inverse(scale.forward(np.full(2, 3.0))), [3.0, 3.0])
+
+
+def test_inverse_of_a_logarithm_is_positive_and_finite() -> None:
+    values = Scale("ptrel", "log", -4.0, 1.0).inverse(np.array([-1e4, 0.0, 1e4]))
+    assert np.isfinite(values).all()
+    assert (values > 0).all()
+
+
+def test_columns_are_derived_where_they_are_not_stored() -> None:
+    """Relative features of absolute momenta, and the jet from the sum of its constituents."""
+    pt, eta, phi = np.array([3.0, 1.0]), np.array([0.5, 0.1]), np.array([3.1, -3.1])
+    clouds = PointClouds.from_flat({"pt": pt, "eta": eta, "phi": phi}, [0, 2], {}, jet_schema(["pt", "eta", "phi"], []))
+    axis = ak.sum(clouds.momenta(), axis=1)
+    relative = point_columns(clouds, ["etarel", "phirel", "ptrel"])
+    np.testing.assert_allclose(relative["ptrel"], pt / axis.pt[0])
+    np.testing.assert_allclose(relative["etarel"], eta - axis.eta[0])
+    assert np.all(np.abs(relative["phirel"]) < 0.1)
+    np.testing.assert_allclose(cloud_columns(clouds, ["mass"])["mass"], axis.mass)
+
+
+def test_unknown_feature_names_the_nearest() -> None:
+    with pytest.raises(DataError, match="did you mean 'ptrel'"):
+        Transform.fit(jets(), {"ptrell": "log"}, {})
