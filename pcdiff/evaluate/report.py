@@ -1,0 +1,86 @@
+"""The report: one self-contained HTML page, the figures as PNG and PDF, and every number as JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from pcdiff.evaluate.plots import figure
+from pcdiff.evaluate.result import SIGNIFICANT, ComparedSet, Evaluation
+from pcdiff.files import atomic_file, write_json
+from pcdiff.physics import Measured, observables
+
+__all__ = ["write_report"]
+
+
+def write_report(evaluation: Evaluation, truth: Measured, samples: Mapping[str, Measured], folder: Path) -> None:
+    """Write ``index.html``, ``metrics.json`` and ``figures/NAME.png`` and ``.pdf``.
+
+    The page needs no other file and no network. Each file appears whole or not at all, the page last.
+
+    Args:
+        truth: observables of the true clouds.
+        samples: name -> observables of each sample.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    pictures = []
+    for name, observable in observables(truth.kind).items():
+        if name not in truth.values or not any(name in sample.values for sample in samples.values()):
+            continue
+        drawn = figure(observable, truth, samples)
+        image = _save(drawn, folder / "figures" / name)
+        encoded = base64.b64encode(image).decode("ascii")
+        pictures.append({"name": name, "title": observable.title, "image": f"data:image/png;base64,{encoded}"})
+    write_json(folder / "metrics.json", evaluation.to_dict())
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pcdiff.evaluate", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html.jinja").render(
+        evaluation=evaluation,
+        rows=list(evaluation.rows()),
+        pictures=pictures,
+        significant=SIGNIFICANT,
+        sets=_sets(evaluation),
+    )
+    with atomic_file(folder / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _save(drawn: Figure, path: Path) -> bytes:
+    """Write the figure as PNG and PDF; returns the PNG."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png")
+    with atomic_file(path.with_suffix(".png")) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    with atomic_file(path.with_suffix(".pdf")) as temporary:
+        drawn.savefig(temporary, format="pdf")
+    return buffer.getvalue()
+
+
+def _sets(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """All sets of clouds that took part, with their provenance as pairs of text."""
+    involved: list[tuple[str, ComparedSet]] = [("truth", evaluation.truth)]
+    if evaluation.reference:
+        involved.append(("reference", evaluation.reference))
+    involved += [("generated", sample.compared) for sample in evaluation.samples]
+    return [
+        {
+            "role": role,
+            "set": compared,
+            "provenance": {
+                key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+                for key, value in compared.provenance.items()
+            },
+        }
+        for role, compared in involved
+    ]
