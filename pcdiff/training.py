@@ -29,7 +29,7 @@ from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
 from pcdiff.diffusion import Denoiser, denoising_loss, draw_times
 from pcdiff.errors import PcdiffError
-from pcdiff.evaluate.plots import loss_curve
+from pcdiff.evaluate.loss import loss_curve
 from pcdiff.files import read_json
 from pcdiff.generator import Generator, Settings, build_denoiser, pick_device
 from pcdiff.io import read

@@ -32,7 +32,9 @@ def loss_curve(metrics: str | os.PathLike[str], output: str | os.PathLike[str]) 
         points = [(line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
-    shown = sorted(line["metrics"]["loss/train"] for line in lines[len(lines) // 20 :] if "loss/train" in line["metrics"])
+    shown = sorted(
+        line["metrics"]["loss/train"] for line in lines[len(lines) // 20 :] if "loss/train" in line["metrics"]
+    )
     if len(shown) > 20:
         # The first steps are many times higher and would flatten the rest.
         axes.set_ylim(top=shown[int(0.99 * len(shown))] * 1.02)

@@ -1,0 +1,54 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11 or 3.12, pip and make:
+#   make quickstart    trains on the embedded gluon jets, samples, compares
+#   make test          runs the test suite
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
+
+.PHONY: quickstart test slow lint docs bench schema clean
+
+# The installed environments are files, so that they are made once and again when what they need changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing pcdiff and its dependencies into $(VENV) (about 2.5 GB, a few minutes)"
+	$(INSTALL) --upgrade "pip>=25.1"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --group dev --editable ".[pythia]"
+	@touch $@
+
+quickstart: $(VENV)/installed
+	rm -rf runs/quickstart report synthetic.root
+	$(BIN)/pcdiff train configs/quickstart.yaml
+	$(BIN)/pcdiff sample runs/quickstart -n 10000 --seed 1 -o synthetic.root
+	$(BIN)/pcdiff evaluate datasets/jets/gluon30_test.hdf5 synthetic.root -o report
+	@echo
+	@echo "synthetic events    synthetic.root"
+	@echo "report              report/index.html"
+	@echo "run                 runs/quickstart"
+	@echo "tracking store      mlflow.db (look at it with: $(BIN)/pcdiff ui)"
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/repo-review . --display rich
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/speed.py
+
+schema: $(VENV)/installed
+	$(BIN)/pcdiff config schema > configs/schema.json
+
+clean:
+	rm -rf $(VENV) runs report synthetic.root mlflow.db mlartifacts

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pcdiff
+from pcdiff import checkpoint, training
+from pcdiff.config import Config
+from pcdiff.errors import PcdiffError
+from pcdiff.generator import Generator
+
+from .test_transforms import jets
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    return (
+        pcdiff.write(jets(400, seed=1), folder / "train.parquet"),
+        pcdiff.write(jets(100, seed=2), folder / "validation.parquet"),
+    )
+
+
+def config(files: tuple[Path, Path], output: Path, **changes: object) -> Config:
+    settings = {
+        "name": "tiny",
+        "output": str(output),
+        "seed": 3,
+        "device": "cpu",
+        "data": {"train": str(files[0]), "validation": str(files[1])},
+        "net": {"kind": "epic", "hidden": 16, "layers": 1, "global_size": 4},
+        "training": {
+            "steps": 60,
+            "points_per_batch": 200,
+            "log_every": 1,
+            "validate_every": 20,
+            "checkpoint_every": 7,
+        },
+        "multiplicity": {"layers": 1, "hidden": 8, "steps": 5},
+        "tracking": {"enabled": False},
+    }
+    return Config.model_validate(settings | changes)
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "generator").glob("*.safetensors"))}
+
+
+def losses(run: Path) -> list[tuple[int, float, float | None]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["metrics"]["loss/train"], line["metrics"].get("loss/validation")) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    return training.train(config(files, tmp_path_factory.mktemp("runs") / "straight"), progress=False)
+
+
+def test_a_run_leaves_all_that_sampling_needs(straight: Path) -> None:
+    generator = Generator.load(straight)
+    clouds = generator.sample(20, seed=1).validate()
+    assert len(clouds) == 20
+    assert generator.provenance["steps"] == 60
+    assert generator.provenance["config_hash"] == json.loads((straight / "run.json").read_text())["config_hash"]
+    assert len(losses(straight)) == 60
+    assert [step for step, _, validation in losses(straight) if validation is not None] == [20, 40, 60]
+    assert (straight / "figures" / "loss.png").stat().st_size > 10_000
+    assert len(list((straight / "checkpoints").iterdir())) == 2
+
+
+def test_killed_and_resumed_equals_undisturbed(straight: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    """SIGKILL at two random steps; weights and every line of losses agree bit for bit."""
+    run = tmp_path / "killed"
+    settings = config(files, run)
+    script = (
+        "import sys; from pcdiff.config import Config; from pcdiff.training import train; "
+        "train(Config.model_validate_json(sys.stdin.read()), resume=True, progress=False)"
+    )
+    steps = sorted(int(step) for step in np.random.default_rng().integers(1, 55, 2))
+    for stop in steps:
+        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, text=True)
+        assert process.stdin is not None
+        process.stdin.write(settings.model_dump_json())
+        process.stdin.close()
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            log = run / "metrics.jsonl"
+            if log.exists() and log.read_bytes().count(b"\n") >= stop:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    training.train(settings, resume=True, progress=False)
+    assert weights(run) == weights(straight), f"killed near steps {steps}"
+    assert losses(run) == losses(straight), f"killed near steps {steps}"
+
+
+def test_ctrl_c_saves_and_resumes(
+    straight: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "interrupted"
+    settings = config(files, run)
+    step = training._step
+
+    def interrupted(*arguments: object) -> float:
+        norm = step(*arguments)
+        if arguments[-1].step == 25:
+            os.kill(os.getpid(), signal.SIGINT)
+        return norm
+
+    monkeypatch.setattr(training, "_step", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(settings, progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (run / "checkpoints" / "step_00000025").is_dir()
+    assert Generator.load(run).provenance["steps"] == 25
+    monkeypatch.undo()
+    training.train(settings, resume=True, progress=False)
+    assert weights(run) == weights(straight)
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    straight: Path, files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "damaged"
+    settings = config(files, run)
+    training.train(settings, progress=False)
+    newest = run / "checkpoints" / "step_00000060" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    training.train(settings, resume=True, progress=False)
+    assert "missing or damaged" in caplog.text
+    assert weights(run) == weights(straight)
+
+
+def test_a_bad_step_is_skipped_and_counted(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = training._losses
+
+    def poisoned(model: object, batch: object, settings: Config, rng: torch.Generator) -> torch.Tensor:
+        poison = rng.initial_seed() == training._rng(3, training._STEP, 11).initial_seed()
+        return loss(model, batch, settings, rng) * (math.nan if poison else 1.0)
+
+    monkeypatch.setattr(training, "_losses", poisoned)
+    run = training.train(config(files, tmp_path / "run"), progress=False)
+    lines = [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["skipped"] == 1
+    assert "loss/train" not in lines[11]
+    assert np.isfinite(Generator.load(run).sample(10).column("ptrel")).all()
+
+
+def test_persistent_bad_steps_stop_the_run_with_the_last_good_checkpoint(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = training._losses
+    calls = []
+
+    def poisoned(*arguments: object) -> torch.Tensor:
+        calls.append(1)
+        return loss(*arguments) * (math.nan if len(calls) > 15 else 1.0)
+
+    monkeypatch.setattr(training, "_losses", poisoned)
+    run = tmp_path / "run"
+    with pytest.raises(PcdiffError, match="not finite 20 times in a row"):
+        training.train(config(files, run, training={**config(files, run).training.model_dump(), "validate_every": 99}))
+    assert all(torch.isfinite(value).all() for value in Generator.load(run).denoiser.state_dict().values())
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_another_config(straight: Path, files: tuple[Path, Path]) -> None:
+    settings = config(files, straight)
+    with pytest.raises(PcdiffError, match="there is a run already"):
+        training.train(settings, progress=False)
+    with pytest.raises(PcdiffError, match="seed was 3, is 4"):
+        training.train(settings.model_copy(update={"seed": 4}), resume=True, progress=False)
+    changed = config((files[1], files[1]), straight)
+    with pytest.raises(PcdiffError, match=r"data\.train was"):
+        training.train(changed, resume=True, progress=False)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = config(files, run)
+    training.train(settings, progress=False)
+    for state in run.glob("checkpoints/*/state.json"):
+        data = json.loads(state.read_text())
+        state.write_text(json.dumps(data | {"format_version": checkpoint.FORMAT_VERSION + 1}))
+    with pytest.raises(PcdiffError, match="has format version 2, expected at most 1"):
+        training.train(settings, resume=True, progress=False)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero(files: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(files, tmp_path, optim={"warmup": 10})
+    factors = [training._lr_factor(step, settings) for step in range(1, 61)]
+    assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert np.all(np.diff(factors[10:]) < 0)
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_formats_give_the_same_batches(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """The same jets through ROOT, RNTuple, JetNet HDF5 and Parquet: the same batches, bit for bit."""
+    clouds = jets(200, types=True, seed=5)
+    settings = config(files, tmp_path)
+    expected = None
+    for name, kind in (("a.parquet", None), ("a.hdf5", None), ("a.root", None), ("b.root", "rntuple")):
+        path = pcdiff.write(clouds, tmp_path / name, format=kind)
+        data = training._load_data(
+            settings.model_copy(update={"data": settings.data.model_copy(update={"train": str(path)})})
+        )
+        batches = [(b.x, b.mask, b.cond) for b in training.Loader(data.train, 200, 3).epoch(0)]
+        if expected is None:
+            expected = batches
+        assert data.fingerprint["train"] == clouds.fingerprint(), name
+        for got, want in zip(batches, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
