@@ -45,8 +45,8 @@ def evaluate(
         seed: same seed, same numbers.
 
     Raises:
-        DataError: a file cannot be read, values are not physical, sets are of different kinds, a unit is not the expected
-            one, or the reference is too small.
+        DataError: a file cannot be read, values are not physical, sets are of different kinds, a unit is not the
+            expected one, or the reference is too small.
     """
     named = dict(samples) if isinstance(samples, Mapping) else {_name(samples): samples}
     if not named:

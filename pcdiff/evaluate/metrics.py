@@ -1,15 +1,15 @@
 """Distances between generated clouds and the truth, each with its error and with what chance alone would give.
 
-Two finite samples of the same physics are never at distance zero: a Wasserstein distance is positive by construction and
-falls only as the square root of the sample sizes. So a value says nothing by itself. Each comes with
+Two finite samples of the same physics are never at distance zero: a Wasserstein distance is positive by construction
+and falls only as the square root of the sample sizes. So a value says nothing by itself. Each comes with
 
 - its error: the spread when both samples are resampled with replacement (bootstrap);
 - the truth-versus-truth floor: the mean and spread of the distance between two samples of the truth *of the same
   sizes* as those compared;
 - the pull, (value - floor) / sqrt(error^2 + floor_error^2).
 
-Resampling draws whole clouds: the constituents of one jet are correlated, and treating them as independent would make the
-errors and the floor too small.
+Resampling draws whole clouds: the constituents of one jet are correlated, and treating them as independent would make
+the errors and the floor too small.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Metric:
         unit: that of value, errors and floor; ``""`` for a pure number.
         value: the distance of the two samples as they are.
         error: standard deviation of the distance over bootstrap resamples of both.
-        resampled: mean of the distance over these resamples. This is what ``w1m`` and ``w1p`` of the JetNet library print
-            when their ``num_eval_samples`` is the sample size; resampling adds noise, so it is above ``value``.
+        resampled: mean of the distance over these resamples. This is what ``w1m`` and ``w1p`` of the JetNet library
+            print when their ``num_eval_samples`` is the sample size; resampling adds noise, so it is above ``value``.
         floor: mean distance of two samples of the truth of the same sizes.
         floor_error: standard deviation of one such distance.
         pull: (value - floor) / sqrt(error^2 + floor_error^2); None where neither fluctuates but they differ.
@@ -101,8 +101,8 @@ def compare(
 ) -> list[Metric]:
     """W1 of each observable that both sets have, and W1P, the mean of those of etarel, phirel and ptrel.
 
-    The floor comes from pairs of independent resamples of the truth, one of the truth's size and one of the sample's. To
-    leading order in 1/n a distance of two such resamples is distributed as that of two new samples of the truth: both
+    The floor comes from pairs of independent resamples of the truth, one of the truth's size and one of the sample's.
+    To leading order in 1/n a distance of two such resamples is distributed as that of two new samples of the truth: both
     are functionals of the same Brownian bridge (van der Vaart and Wellner, "Weak Convergence and Empirical
     Processes", 1996, chapter 3.6). With a ``reference`` the floor is instead measured: the mean distance from the truth
     to pieces of the reference of the sample's size; its error remains that of the resamples.
@@ -171,7 +171,7 @@ class _Weights:
 
 @dataclass(frozen=True)
 class _Distances:
-    """The distance of the samples as they are, over resamples of both (draws,), over pairs of true resamples, and the floor."""
+    """Distances of the samples as they are, of resamples of both (draws,), of pairs of true resamples; the floor."""
 
     value: float
     resampled: Draws
@@ -180,7 +180,7 @@ class _Distances:
 
 
 def _resamples(rng: np.random.Generator, clouds: int, size: int, draws: int) -> Weights:
-    """Counts of each of ``clouds`` clouds in ``draws`` resamples of ``size`` with replacement, shape (draws, clouds)."""
+    """How often each cloud is in each resample of ``size`` with replacement, shape (draws, clouds)."""
     return np.stack([np.bincount(rng.integers(clouds, size=size), minlength=clouds) for _ in range(draws)])
 
 

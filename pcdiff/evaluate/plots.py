@@ -16,6 +16,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pcdiff.physics import Measured, Observable
 
@@ -49,9 +50,9 @@ def bins(observable: Observable, truth: npt.NDArray[np.float64]) -> npt.NDArray[
     """Bin edges that suit the truth, rising, shape (b + 1,).
 
     Bins of equal width (equal ratio where the observable asks for it, whole numbers where it is one) cover the central
-    99 % of the truth by the Rice rule, 2 n^(1/3) bins but at most 40, and go on outside while there is truth, by half
-    that range at most; thin bins are joined with the next one inwards until each holds at
-    least 25 entries of the truth.
+    99 % of the truth by the Rice rule, 2 n^(1/3) bins but at most 40. They go on outside while there is truth, by half
+    that range at most (by all of it where the axis is logarithmic). Thin bins are joined with the next one inwards
+    until each holds at least 25 entries of the truth.
 
     Args:
         truth: shape (n,), at least one value.
@@ -61,9 +62,9 @@ def bins(observable: Observable, truth: npt.NDArray[np.float64]) -> npt.NDArray[
         width = np.ceil((high - low + 1) / _MOST_BINS)
         edges = np.arange(low, high + width + 1, width) - 0.5
     elif observable.log_x and (truth > 0).any():
-        edges = np.exp(_even(np.log(truth[truth > 0])))
+        edges = np.exp(_even(np.log(truth[truth > 0]), reach=1.0))
     else:
-        edges = _even(truth)
+        edges = _even(truth, reach=0.5)
     return _joined(edges, np.clip(truth, edges[0], edges[-1]))
 
 
@@ -72,8 +73,8 @@ def histogram(
 ) -> hist.Hist[hist.storage.Weight]:
     """The normalised distribution of an observable, with its statistical variance.
 
-    Values are shares of all entries divided by bin width; what lies outside the edges is counted in the outermost bins. The
-    variance treats whole clouds as independent, not their points: with n_cb entries of cloud c in bin b, and f_b the
+    Values are shares of all entries divided by bin width; what lies outside the edges is counted in the outermost bins.
+    The variance treats whole clouds as independent, not their points: with n_cb entries of cloud c in bin b, and f_b the
     share of bin b of all N entries,
 
         var(f_b) = sum_c (n_cb - f_b n_c)^2 / N^2,
@@ -147,15 +148,15 @@ def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measur
     return page
 
 
-def _even(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Edges of equal width over the central 99 % of the values and, where there are values, half as far again."""
+def _even(values: npt.NDArray[np.float64], reach: float) -> npt.NDArray[np.float64]:
+    """Edges of equal width over the central 99 % of the values, and by at most ``reach`` of that beyond."""
     low, high = np.quantile(values, (0.005, 0.995))
     if low == high:
         return np.array([low - 0.5, low + 0.5])
     count = int(np.clip(np.ceil(2 * len(values) ** (1 / 3)), 5, _MOST_BINS))
     width = (high - low) / count
-    before = min(int(np.ceil((low - values.min()) / width)), count // 2)
-    after = min(int(np.ceil((values.max() - high) / width)), count // 2)
+    before = min(int(np.ceil((low - values.min()) / width)), int(reach * count))
+    after = min(int(np.ceil((values.max() - high) / width)), int(reach * count))
     return np.asarray(low + width * np.arange(-before, count + after + 1), np.float64)
 
 
@@ -213,7 +214,7 @@ def _draw_truth(main: Axes, below: Axes, true: hist.Hist[hist.storage.Weight], l
 
 
 def _places(observable: Observable, edges: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.float64]:
-    """Where the markers of a sample stand: at this share of each bin's drawn width, so that samples do not hide each other."""
+    """Where markers stand: at this share of each bin's drawn width, so that samples do not hide each other."""
     low, high = edges[:-1], edges[1:]
     return low * (high / low) ** share if observable.log_x else low + (high - low) * share
 
@@ -241,6 +242,9 @@ def _finish(
     edges, heights = true.axes[0].edges, true.values()
     if observable.log_x:
         below.set_xscale("log")
+    elif observable.integer:
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.xaxis.set_minor_locator(NullLocator())
     main.legend(loc="upper right")
     # The legend takes the top of the panel; the highest bin stays below it.
     free = 1 - 0.05 - 0.08 * len(main.get_legend_handles_labels()[0])

@@ -58,7 +58,7 @@ def test_floor_of_a_uniform_truth_is_that_of_the_brownian_bridge():
     mean, std = scale * np.sqrt(2 * np.pi) / 8, scale * np.sqrt(7 / 60 - np.pi / 32)
     # 5 standard errors of the mean of the draws, and 3 % for the truth's own fluctuation and the next order in 1/n.
     assert abs(metric.floor - mean) < 5 * std / np.sqrt(draws) + 0.03 * mean
-    # The kurtosis of the norm of the bridge is about 5, so the error of a standard deviation is sqrt((5 - 1) / 4 / draws).
+    # The norm of the bridge has a kurtosis of about 5: the error of a standard deviation is sqrt((5 - 1) / 4 / draws).
     assert abs(metric.floor_error - std) < 5 * std * np.sqrt(1 / draws)
     # The independent sample fluctuates as the floor says.
     assert abs(metric.value - metric.floor) < 6 * metric.floor_error

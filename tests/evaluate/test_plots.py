@@ -24,7 +24,7 @@ def test_bins_rise_and_hold_enough_of_the_truth(name, size):
     values = np.ceil(values) if name == "multiplicity" else values
     edges = bins(JETS[name], values)
     assert (np.diff(edges) > 0).all()
-    assert len(edges) <= 82
+    assert len(edges) <= 121
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
     assert counts.sum() == size
     # The fullest bin only stays thinner where there are not even 25 values beside it.
@@ -58,7 +58,7 @@ def test_points_that_repeat_their_cloud_have_the_errors_of_the_cloud():
 
 
 def test_errors_of_correlated_points_are_those_of_repeated_samples():
-    """The variance formula against the spread over 400 samples; 5 standard errors of a variance, which is chi-square."""
+    """The variance formula against the spread over 400 samples; 5 standard errors of a variance."""
     edges = np.array([-10.0, -0.5, 0.0, 0.5, 10.0])
     rng = np.random.default_rng(1)
 
