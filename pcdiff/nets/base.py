@@ -66,7 +66,7 @@ class PointNet(nn.Module, ABC):
 
         Args:
             x: points of unit variance, shape (B, N, F).
-            log_snr: half the log of the signal-to-noise ratio, log(alpha / sigma), shape (B,), about -10 to 10.
+            log_snr: log of the signal-to-noise ratio, log(alpha^2 / sigma^2), shape (B,), about -10 to 12.
             mask: true where there is a point, shape (B, N), bool.
             cond: conditions, shape (B, C), C possibly 0.
 
