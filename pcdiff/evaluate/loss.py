@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,10 +26,11 @@ def loss_curve(metrics: str | os.PathLike[str], output: str | os.PathLike[str]) 
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for key, label, style in (
+    curves: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("loss/train", "training (mean since the point before)", {"color": "#9ecae1", "linewidth": 1}),
         ("loss/validation", "validation (averaged weights)", {"color": "#d95f02", "marker": "o", "markersize": 4}),
-    ):
+    )
+    for key, label, style in curves:
         points = [(line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
