@@ -57,7 +57,7 @@ def require_space(path: Path, size: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise DataError(f"{path}: not enough disk: {free / 1e6:.0f} MB free, about {size / 1e6:.0f} MB needed")
+        raise DataError(f"{path}: not enough disk: {free / 1e6:.1f} MB free, about {size / 1e6:.1f} MB needed")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

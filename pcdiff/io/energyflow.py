@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -63,58 +63,68 @@ class _Array:
         return np.frombuffer(data, self.dtype).reshape(shape)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be opened ({error}); expected a whole npz file") from error
-    with archive:
-        yield archive
+@dataclass(frozen=True)
+class _Archive:
+    """An open npz file; ``streams`` closes its arrays."""
 
+    path: Path
+    file: zipfile.ZipFile
+    streams: ExitStack
 
-def _names(archive: zipfile.ZipFile) -> list[str]:
-    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    @property
+    def names(self) -> list[str]:
+        return [name.removesuffix(".npy") for name in self.file.namelist() if name.endswith(".npy")]
 
+    @property
+    def is_flat(self) -> bool:
+        return "p4" in self.names
 
-def _array(archive: zipfile.ZipFile, path: Path, name: str, *, kinds: str, shape: tuple[int | None, ...]) -> _Array:
-    """One array by name.
+    def array(self, name: str, *, kinds: str, shape: tuple[int | None, ...]) -> _Array:
+        """One array by name.
 
-    Args:
-        kinds: the numpy kinds that its values may have.
-        shape: what its shape must be, None where any length will do.
-    """
-    if name not in _names(archive):
-        raise DataError(f"{path}: no array {name!r}; {suggest(name, _names(archive))}")
-    try:
-        stream = archive.open(f"{name}.npy")
+        Args:
+            kinds: the numpy kinds that its values may have.
+            shape: what its shape must be, None where any length will do.
+
+        Raises:
+            DataError: missing, of another type or shape, damaged, or declared larger than what the file holds.
+        """
+        if name not in self.names:
+            raise DataError(f"{self.path}: no array {name!r}; {suggest(name, self.names)}")
+        where = f"{self.path}: array {name!r}"
         npy: Any = np.lib.format
-        header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
-        found, fortran, dtype = header(stream)
-    except _DAMAGE as error:
-        raise DataError(f"{path}: array {name!r} cannot be read ({' '.join(str(error).split())})") from error
-    if dtype.hasobject or dtype.kind not in kinds:
-        raise DataError(f"{path}: array {name!r} holds {dtype}, expected numbers of kind {' or '.join(kinds)}")
-    if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
-        wanted = ", ".join("n" if length is None else str(length) for length in shape)
-        raise DataError(f"{path}: array {name!r} has shape {found}, expected ({wanted})")
-    if fortran and len(found) > 1:
-        raise DataError(
-            f"{path}: array {name!r} is stored column by column, expected row by row (np.ascontiguousarray)"
-        )
-    if math.prod(found) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
-        raise DataError(f"{path}: array {name!r} declares shape {found}, more than it holds; expected all of its rows")
-    return _Array(name, found, dtype, stream, path)
+        try:
+            stream = self.streams.enter_context(self.file.open(f"{name}.npy"))
+            header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+            found, fortran, dtype = header(stream)
+        except _DAMAGE as error:
+            raise DataError(f"{where} cannot be read ({' '.join(str(error).split())}); the file is damaged") from error
+        if dtype.hasobject or dtype.kind not in kinds:
+            raise DataError(f"{where} holds {dtype}, expected numbers of kind {' or '.join(kinds)}")
+        if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
+            wanted = ", ".join("n" if length is None else str(length) for length in shape)
+            raise DataError(f"{where} has shape {found}, expected ({wanted})")
+        if fortran and len(found) > 1:
+            raise DataError(f"{where} is stored column by column, expected row by row (np.ascontiguousarray)")
+        if math.prod(found) * dtype.itemsize > self.file.getinfo(f"{name}.npy").file_size:
+            raise DataError(f"{where} declares shape {found}, more than it holds; expected all of its rows")
+        return _Array(name, found, dtype, stream, self.path)
 
 
-def _is_flat(archive: zipfile.ZipFile) -> bool:
-    return "p4" in _names(archive)
+@contextmanager
+def _opened(path: Path) -> Iterator[_Archive]:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(zipfile.ZipFile(path))
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: cannot be opened ({error}); expected a whole npz file") from error
+        yield _Archive(path, file, stack)
 
 
 def _fits(path: Path) -> bool:
     try:
         with _opened(path) as archive:
-            return {"X", "y"} <= set(_names(archive)) or {"p4", "counts", "label"} <= set(_names(archive))
+            return {"X", "y"} <= set(archive.names) or {"p4", "counts", "label"} <= set(archive.names)
     except DataError:
         return False
 
@@ -126,14 +136,12 @@ def _iterate(path: Path, step_size: int, *, types: tuple[str, ...] = _TYPES) -> 
         types: the names that the labels 0, 1, ... stand for.
     """
     with _opened(path) as archive:
-        yield from (_flat_pieces if _is_flat(archive) else _padded_pieces)(archive, path, step_size, tuple(types))
+        yield from (_flat_pieces if archive.is_flat else _padded_pieces)(archive, step_size, tuple(types))
 
 
-def _padded_pieces(
-    archive: zipfile.ZipFile, path: Path, step_size: int, types: tuple[str, ...]
-) -> Iterator[PointClouds]:
-    points = _array(archive, path, "X", kinds="f", shape=(None, None, 4))
-    labels = _array(archive, path, "y", kinds="iufb", shape=(points.shape[0],))
+def _padded_pieces(archive: _Archive, step_size: int, types: tuple[str, ...]) -> Iterator[PointClouds]:
+    points = archive.array("X", kinds="f", shape=(None, None, 4))
+    labels = archive.array("y", kinds="iufb", shape=(points.shape[0],))
     schema = jet_schema(_PADDED, ("type",), types=types)
     for start in range(0, points.shape[0], step_size):
         rows = min(step_size, points.shape[0] - start)
@@ -142,24 +150,24 @@ def _padded_pieces(
         real = padded[..., 0] != 0
         flat = padded[real]
         columns = {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(_PADDED)}
-        columns["pdgId"] = _whole(columns["pdgId"], path, "X[..., 3]")
+        columns["pdgId"] = _whole(columns["pdgId"], archive.path, "X[..., 3]")
         yield PointClouds.from_flat(
             columns,
             np.concatenate([np.zeros(1, np.int64), np.cumsum(real.sum(axis=1, dtype=np.int64))]),
-            {"type": _whole(labels.take(rows), path, "y")},
+            {"type": _whole(labels.take(rows), archive.path, "y")},
             schema,
-            {"sources": [str(path)]},
+            {"sources": [str(archive.path)]},
         )
 
 
-def _flat_pieces(archive: zipfile.ZipFile, path: Path, step_size: int, types: tuple[str, ...]) -> Iterator[PointClouds]:
-    points = _array(archive, path, "p4", kinds="f", shape=(None, 4))
-    sizes = _array(archive, path, "counts", kinds="iu", shape=(None,))
-    labels = _array(archive, path, "label", kinds="iufb", shape=sizes.shape)
+def _flat_pieces(archive: _Archive, step_size: int, types: tuple[str, ...]) -> Iterator[PointClouds]:
+    points = archive.array("p4", kinds="f", shape=(None, 4))
+    sizes = archive.array("counts", kinds="iu", shape=(None,))
+    labels = archive.array("label", kinds="iufb", shape=sizes.shape)
     counts = sizes.take(sizes.shape[0]).astype(np.int64)
     if np.any(counts < 0) or counts.sum() != points.shape[0]:
         raise DataError(
-            f"{path}: array 'counts' adds up to {counts.sum()}, expected {points.shape[0]}: the rows of 'p4'"
+            f"{archive.path}: array 'counts' adds up to {counts.sum()}, expected {points.shape[0]}: the rows of 'p4'"
         )
     schema = jet_schema(_FLAT, ("type",), types=types)
     for start in range(0, len(counts), step_size):
@@ -167,8 +175,8 @@ def _flat_pieces(archive: zipfile.ZipFile, path: Path, step_size: int, types: tu
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(part)])
         flat = points.take(int(offsets[-1]))
         columns = {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(_FLAT)}
-        label = _whole(labels.take(len(part)), path, "label")
-        yield PointClouds.from_flat(columns, offsets, {"type": label}, schema, {"sources": [str(path)]})
+        label = _whole(labels.take(len(part)), archive.path, "label")
+        yield PointClouds.from_flat(columns, offsets, {"type": label}, schema, {"sources": [str(archive.path)]})
 
 
 def _whole(values: npt.NDArray[Any], path: Path, source: str) -> npt.NDArray[np.int32]:
@@ -182,20 +190,20 @@ def _whole(values: npt.NDArray[Any], path: Path, source: str) -> npt.NDArray[np.
 def _describe(path: Path, *, types: tuple[str, ...] = _TYPES) -> Description:
     """What is inside; the option as for reading."""
     with _opened(path) as archive:
-        if _is_flat(archive):
-            points = _array(archive, path, "p4", kinds="f", shape=(None, 4))
-            labels = _array(archive, path, "label", kinds="iufb", shape=(None,))
+        if archive.is_flat:
+            points = archive.array("p4", kinds="f", shape=(None, 4))
+            labels = archive.array("label", kinds="iufb", shape=(None,))
             columns = [Column(f"p4[:, {i}]", name, str(points.dtype)) for i, name in enumerate(_FLAT)]
             notes = ["flat four-momenta, jet after jet"]
             used = {"p4", "label"}
         else:
-            points = _array(archive, path, "X", kinds="f", shape=(None, None, 4))
-            labels = _array(archive, path, "y", kinds="iufb", shape=(points.shape[0],))
+            points = archive.array("X", kinds="f", shape=(None, None, 4))
+            labels = archive.array("y", kinds="iufb", shape=(points.shape[0],))
             columns = [Column(f"X[..., {i}]", name, str(points.dtype)) for i, name in enumerate(_PADDED)]
             notes = [f"at most {points.shape[1]} constituents a jet"]
             used = {"X", "y"}
         columns.append(Column(labels.name, "type", str(labels.dtype)))
-        columns += [Column(name) for name in _names(archive) if name not in used]
+        columns += [Column(name) for name in archive.names if name not in used]
         notes.append("types: " + ", ".join(f"{i} is {name}" for i, name in enumerate(types)))
         return Description(path, "energyflow", labels.shape[0], tuple(columns), {}, tuple(notes))
 

@@ -154,16 +154,18 @@ def rows(found: h5py.Dataset, start: int, stop: int, field: str = "") -> npt.NDA
 def created(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file; the operating system's own error when the disk is full."""
     with _Output(path) as output:
-        with h5py.File(output, "w") as file:
-            yield file
-        if output.error is not None:
-            raise output.error
+        try:
+            with h5py.File(output, "w") as file:
+                yield file
+        finally:
+            if output.error is not None:
+                raise output.error
 
 
 class _Output(io.RawIOBase):
-    """A file whose first failed write is raised, and whose later writes pretend to succeed.
+    """A file that keeps its first failure to write to itself and from then on writes into nothing.
 
-    HDF5 crashes the process when it cannot flush what it still holds after a failed write; so it may flush into nothing.
+    HDF5 crashes the process when it cannot flush what it holds while a file is closed, so it must not see the failure.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,7 +201,6 @@ class _Output(io.RawIOBase):
                 done += self._stream.write(view[done:])
         except OSError as error:
             self.error = error
-            raise
         return len(view)
 
     def close(self) -> None:

@@ -227,7 +227,7 @@ def write(
         raise DataError(f"{path}: the format {found.name!r} is only read; pcdiff writes {', '.join(writers)}")
     _check_options(found.write, target, found.name, options)
     pieces = [clouds] if isinstance(clouds, PointClouds) else clouds
-    with atomic_file(target) as temporary:
+    with atomic_file(target) as temporary, _naming(target):
         try:
             found.write(_checked(pieces, target), temporary, dict(metadata or {}), **options)
         except DataError as error:
