@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import vector
 
+from pcdiff import kinematics
 from pcdiff.errors import DataError
 from pcdiff.schema import Schema
 
@@ -373,41 +374,7 @@ class PointClouds:
         Raises:
             DataError: the columns do not determine a momentum.
         """
-        have, jet = set(self.schema.point_names), set(self.schema.cloud_names)
-
-        def column(name: str) -> npt.NDArray[np.float64]:
-            return np.asarray(self._columns[name], np.float64)
-
-        def of_jet(name: str) -> npt.NDArray[np.float64]:
-            return np.repeat(np.asarray(self._features[name], np.float64), self.counts)
-
-        if {"pt", "phi"} <= have and ("eta" in have or "rapidity" in have):
-            mass = column("mass") if "mass" in have else np.zeros(self.num_points)
-            pt, phi = column("pt"), column("phi")
-            if "eta" in have:
-                eta = column("eta")
-            else:
-                transverse = np.sqrt(pt**2 + mass**2)
-                eta = np.arcsinh(transverse * np.sinh(column("rapidity")) / np.where(pt > 0, pt, 1.0))
-            parts = {"pt": pt, "eta": eta, "phi": phi, "mass": mass}
-        elif {"px", "py", "pz", "energy"} <= have:
-            p: Any = vector.array({"px": column("px"), "py": column("py"), "pz": column("pz"), "E": column("energy")})
-            parts = {"pt": p.pt, "eta": p.eta, "phi": p.phi, "mass": p.mass}
-        elif {"etarel", "phirel", "ptrel"} <= have and {"pt", "eta"} <= jet:
-            phi = column("phirel") + (of_jet("phi") if "phi" in jet else 0.0)
-            parts = {
-                "pt": column("ptrel") * of_jet("pt"),
-                "eta": column("etarel") + of_jet("eta"),
-                "phi": _wrap(phi),
-                "mass": np.zeros(self.num_points),
-            }
-        else:
-            raise DataError(
-                f"no four-momenta in point features {', '.join(self.schema.point_names)} with cloud features "
-                f"{', '.join(self.schema.cloud_names)}: expected (pt, eta, phi), (px, py, pz, energy), or (etarel, phirel, "
-                "ptrel) with the jet's pt and eta"
-            )
-        return self._ragged(parts, "Momentum4D")
+        return self._ragged(kinematics.momenta(self._columns, self._features, self.counts), "Momentum4D")
 
     def relative(self) -> ak.Array:
         """Constituents relative to their jet: records (etarel, phirel, ptrel).
@@ -421,18 +388,11 @@ class PointClouds:
         momenta = self.momenta()
         axis = ak.sum(momenta, axis=1)
         jet = {
-            name: np.asarray(self._features[name], np.float64)
-            if name in self.schema.cloud_names
-            else ak.to_numpy(getattr(axis, name))
+            name: self._features[name] if name in self.schema.cloud_names else ak.to_numpy(getattr(axis, name))
             for name in ("pt", "eta", "phi")
         }
-        jet = {name: np.repeat(values, self.counts) for name, values in jet.items()}
-        parts = {
-            "etarel": _flat(momenta.eta) - jet["eta"],
-            "phirel": _wrap(_flat(momenta.phi) - jet["phi"]),
-            "ptrel": _flat(momenta.pt) / jet["pt"],
-        }
-        return self._ragged(parts)
+        flat = {name: _flat(momenta[name]) for name in ("pt", "eta", "phi")}
+        return self._ragged(kinematics.relative(flat, jet, self.counts))
 
     def _ragged(self, columns: Mapping[str, npt.NDArray[Any]], record: str | None = None) -> ak.Array:
         """Flat columns as records in lists of this set's sizes."""
@@ -473,12 +433,6 @@ def _numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
     if column.ndim != 1 or column.dtype.kind not in "biuf":
         raise DataError(f"{name!r}: found shape {column.shape} of {column.dtype}, expected numbers in one dimension")
     return column.astype(column.dtype.newbyteorder("="), copy=False)
-
-
-def _wrap(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """An angle in [-pi, pi); one already inside is returned as it is, to the last bit."""
-    inside = (angle >= -np.pi) & (angle < np.pi)
-    return np.where(inside, angle, (angle + np.pi) % (2 * np.pi) - np.pi)
 
 
 def _is_momentum(names: Sequence[str]) -> bool:
