@@ -1,0 +1,215 @@
+"""One function a command: it calls the Python function of the same name and prints what comes back.
+
+Imports stand inside, so that ``pcdiff --help`` is quick and ``pcdiff inspect`` never imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcdiff.errors import PcdiffError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pcdiff.clouds import PointClouds
+
+
+def train(args: argparse.Namespace) -> None:
+    """``pcdiff train``"""
+    from pcdiff.config import load_config
+    from pcdiff.training import train
+
+    config = load_config(args.config, args.overrides)
+    run = train(config, **_given(args, "resume"))
+    _say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
+
+
+def sample(args: argparse.Namespace) -> None:
+    """``pcdiff sample``"""
+    from pcdiff.generator import Generator
+    from pcdiff.io import write
+
+    generator = Generator.load(args.generator)
+    start = time.monotonic()
+    pieces = generator.iterate(args.n, **_given(args, "seed", "type", "steps", "order", "grid", "sampler", "device"))
+    with closing(_counted(pieces, "sampling", args.n)) as counted:
+        path = write(counted, args.output, **_given(args, "format"))
+    took = time.monotonic() - start
+    _say(f"{path}: {args.n:,} clouds in {took:.1f} s, {args.n / took:,.0f} a second")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """``pcdiff evaluate``"""
+    from pcdiff.evaluate import evaluate
+
+    stems = [Path(sample).stem for sample in args.samples]
+    names = stems if len(set(stems)) == len(stems) else args.samples
+    samples = dict(zip(names, args.samples, strict=True))
+    evaluation = evaluate(args.truth, samples, **_given(args, "output", "reference", "draws", "seed"))
+    _console().print(evaluation.table())
+    if evaluation.output is not None:
+        _say(f"report: {evaluation.output / 'index.html'}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """``pcdiff inspect``"""
+    from pcdiff.io import inspect
+
+    found = inspect(args.file, **_given(args, "format"), **_options(args.options))
+    _say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
+    _print_table(
+        ("in the file", "feature", "type"), [(column.source, column.feature, column.type) for column in found.columns]
+    )
+    if found.metadata:
+        _print_table(("metadata", ""), [(key, _plain(value)) for key, value in found.metadata.items()])
+    for note in found.notes:
+        _say(note)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """``pcdiff convert``"""
+    from pcdiff.io import iterate, write
+
+    options = _options(args.options)
+    if "input_format" in args:
+        options["format"] = args.input_format
+    pieces = iterate(args.inputs, **_given(args, "step_size"), **options)
+    with closing(_counted(pieces, "converting", None)) as counted:
+        path = write(counted, args.output, **_given(args, "format"))
+    _say(str(path))
+
+
+def info(args: argparse.Namespace) -> None:
+    """``pcdiff info``"""
+    from pcdiff.cli.facts import about, environment
+
+    _print_table(("", ""), list((environment() if args.path is None else about(args.path)).items()))
+
+
+def make_jets(args: argparse.Namespace) -> None:
+    """``pcdiff data make jets``"""
+    from pcdiff.data import make_jets
+
+    chosen = _given(args, "seed", "radius", "pt", "eta", "constituents", "workers")
+    _say(str(make_jets(args.output, process=args.process, count=args.count, progress=True, **chosen)))
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """``pcdiff data fetch``"""
+    from pcdiff.data import fetch
+
+    _say(str(fetch(args.name, type=args.type, **_given(args, "output"))))
+
+
+def sync(args: argparse.Namespace) -> None:
+    """``pcdiff track sync``"""
+    from pcdiff.tracking import sync
+
+    done = sync(args.run_folder, **_given(args, "uri"))
+    _say(
+        f"{done.uri}: sent {done.metrics:,} metric values and {done.artifacts} files to {done.experiment}/{done.run_id}"
+    )
+
+
+def ui(args: argparse.Namespace) -> None:
+    """``pcdiff ui``"""
+    from pcdiff.tracking import ui
+
+    ui(**_given(args, "uri", "port"))
+
+
+def schema(args: argparse.Namespace) -> None:  # noqa: ARG001
+    """``pcdiff config schema``"""
+    from pcdiff.config import json_schema
+
+    sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+def show(args: argparse.Namespace) -> None:
+    """``pcdiff config show``"""
+    from pcdiff.config import load_config, to_yaml
+
+    sys.stdout.write(to_yaml(load_config(args.config, args.overrides)))
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that the user gave."""
+    return {name: getattr(args, name) for name in names if name in args}
+
+
+def _options(words: Iterable[str]) -> dict[str, Any]:
+    """Options of a reader from ``key=value``, values in YAML."""
+    from pcdiff.config.dialect import parse
+
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise PcdiffError(f"--option {word}: expected KEY=VALUE, for example jets=FatJet")
+        try:
+            options[key], _ = parse(value)
+        except ValueError as error:
+            raise PcdiffError(f"--option {word}: {error}") from error
+    return options
+
+
+def _counted(pieces: Iterable[PointClouds], label: str, total: int | None) -> Generator[PointClouds, None, None]:
+    """The same pieces, under a progress bar on stderr that counts clouds."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn("", show_speed=True),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        for piece in pieces:
+            yield piece
+            progress.advance(task, len(piece))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Names of files and columns may hold brackets, which are no markup; a pipe has no width to fit.
+    return Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _say(text: str) -> None:
+    _console().print(text, soft_wrap=True)
+
+
+def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=any(headings), pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

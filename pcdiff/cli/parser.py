@@ -1,0 +1,201 @@
+"""The words of the command line. Options that are not given are absent, so every default stands in one place: Python."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pcdiff import __version__
+from pcdiff.cli import commands
+from pcdiff.errors import suggest
+
+__all__ = ["parse"]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command and its options; ``args.run(args)`` does the work.
+
+    Raises:
+        SystemExit: 0 after --help or --version; 2 with one line on stderr for a wrong word.
+    """
+    args, rest = _parser().parse_known_args(argv)
+    if "overrides" in args:
+        # argparse gives up on them after an option: train CONFIG --resume optim.lr=1e-3
+        args.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        args.parser.refuse(rest)
+    return args
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line with the nearest word that it knows."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            known = re.findall(r"[\w.-]+", choice[2])
+            message = f"no command {choice[1]!r}: {suggest(choice[1], known)}"
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """End with the first of the words that were not understood."""
+        for word in words:
+            if word.startswith("-"):
+                name = word.partition("=")[0]
+                options = [option for action in self._actions for option in action.option_strings]
+                self.error(f"no option {name}: {suggest(name, options)}")
+        self.error(f"one word too many: {words[0]!r}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="pcdiff", description="Diffusion models that generate physics point clouds.")
+    parser.add_argument("--version", action="version", version=f"pcdiff {__version__}")
+    parser.set_defaults(parser=parser, debug=bool(os.environ.get("PCDIFF_DEBUG")))
+    names = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_training(names)
+    _add_sampling(names)
+    _add_files(names)
+    _add_data(names)
+    _add_tracking(names)
+    _add_config(names)
+    return parser
+
+
+def _command(names: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> _Parser:
+    parser: _Parser = names.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("--debug", action="store_true", help="show where in the code an error comes from")
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _group(names: Any, name: str, text: str) -> Any:
+    parser: _Parser = names.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(parser=parser)
+    return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add_training(names: Any) -> None:
+    train = _command(names, "train", commands.train, "train a generator")
+    train.add_argument("config", metavar="CONFIG", help="YAML file, name of a shipped one, or a run folder")
+    train.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help="for example optim.lr=1e-3")
+    train.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
+
+    info = _command(names, "info", commands.info, "what is known of a run or a generator, or of this installation")
+    info.add_argument("path", metavar="RUN", nargs="?", type=Path, default=None, help="run or generator folder")
+
+
+def _add_sampling(names: Any) -> None:
+    sample = _command(names, "sample", commands.sample, "generate point clouds")
+    sample.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
+    sample.add_argument("-n", dest="n", metavar="N", type=_count, required=True, help="number of clouds")
+    sample.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format"
+    )
+    sample.add_argument("--format", metavar="NAME", help="file format, where the suffix does not say")
+    sample.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same clouds")
+    sample.add_argument("--type", metavar="NAME", help="generate only this type, for example t")
+    sample.add_argument("--steps", metavar="STEPS", type=_count, help="number of steps of the sampler")
+    sample.add_argument("--order", metavar="ORDER", type=_count, help="order of the sampler: 1 or 2")
+    sample.add_argument("--grid", metavar="NAME", help="how the times are spread")
+    sample.add_argument("--sampler", metavar="NAME", help="the ODE sampler")
+    sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+
+    evaluate = _command(names, "evaluate", commands.evaluate, "compare generated samples with the truth")
+    evaluate.add_argument("truth", metavar="TRUTH", help="file or glob of true clouds")
+    evaluate.add_argument("samples", metavar="SAMPLE", nargs="+", help="files of generated clouds")
+    evaluate.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write the report here")
+    evaluate.add_argument("--reference", metavar="FILE", help="further true clouds, to measure the floor with")
+    evaluate.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
+    evaluate.add_argument("--seed", metavar="SEED", type=int, help="seed of the resampling")
+
+
+def _add_files(names: Any) -> None:
+    inspect = _command(names, "inspect", commands.inspect, "what is inside a file, and which reader fits")
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--format", metavar="NAME", help="read it as this format")
+    _add_reader_options(inspect)
+
+    convert = _command(names, "convert", commands.convert, "write point clouds in another format")
+    convert.add_argument("inputs", metavar="INPUT", nargs="+", help="files or globs")
+    convert.add_argument("output", metavar="OUTPUT", type=Path, help="the suffix decides the format")
+    convert.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
+    convert.add_argument("--from", dest="input_format", metavar="NAME", help="format of the input")
+    convert.add_argument("--step-size", metavar="N", type=_count, help="most clouds in memory at a time")
+    _add_reader_options(convert)
+
+
+def _add_reader_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        dest="options",
+        action="append",
+        default=[],
+        help="of the reader, for example jets=FatJet",
+    )
+
+
+def _add_data(names: Any) -> None:
+    data = _group(names, "data", "make and fetch data sets")
+    made = _group(data, "make", "simulate a data set")
+    jets = _command(made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet")
+    jets.add_argument("--process", metavar="TYPE", required=True, help="what starts the jets: g, q, t, w or z")
+    jets.add_argument("-n", dest="count", metavar="N", type=_count, required=True, help="number of jets")
+    jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="the suffix decides the format")
+    jets.add_argument("--radius", metavar="R", type=float, help="radius of the anti-kt jets")
+    jets.add_argument("--pt", metavar="LOW:HIGH", type=_range, help="window of the jet pT in GeV")
+    jets.add_argument("--eta", metavar="MAX", type=float, help="largest absolute pseudorapidity of a jet")
+    jets.add_argument("--constituents", metavar="N", type=_count, help="most constituents kept of a jet")
+    jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
+    jets.add_argument("--workers", metavar="N", type=_count, help="number of processes")
+
+    fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum")
+    fetch.add_argument("name", metavar="NAME", help="for example jetnet30")
+    fetch.add_argument("--type", metavar="TYPE", required=True, help="jet type: g, q, t, w or z")
+    fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path)
+
+
+def _add_tracking(names: Any) -> None:
+    track = _group(names, "track", "work with the tracking store")
+    sync = _command(track, "sync", commands.sync, "send what the tracking store lacks of a run")
+    sync.add_argument("run_folder", metavar="RUN", type=Path)
+    sync.add_argument("--uri", metavar="URI", help="the store; that of the run when absent")
+
+    ui = _command(names, "ui", commands.ui, "show the MLflow page of the tracking store")
+    ui.add_argument("--uri", metavar="URI", help="the store")
+    ui.add_argument("--port", metavar="PORT", type=_count, help="port to serve it on")
+
+
+def _add_config(names: Any) -> None:
+    config = _group(names, "config", "look at configurations")
+    _command(config, "schema", commands.schema, "print the JSON schema of a config, for editors")
+    show = _command(config, "show", commands.show, "print a config with every default written out")
+    show.add_argument("config", metavar="CONFIG", help="YAML file, name of a shipped one, or a run folder")
+    show.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help="for example optim.lr=1e-3")
+
+
+def _count(text: str) -> int:
+    """A whole number from 1, also as 1e5 or 100_000."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value < 1 or not value.is_integer():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
+    return int(value)
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected LOW:HIGH, for example 800:1600") from None
+    return low, high

@@ -1,0 +1,45 @@
+"""Configuration: YAML with ``key.path=value`` overrides in, one typed and frozen :class:`Config` out.
+
+Every section forbids unknown keys. :func:`load_config` reports all mistakes at once, each with its file and key.
+"""
+
+from __future__ import annotations
+
+from pcdiff.config.load import load_config
+from pcdiff.config.models import (
+    Config,
+    DataConfig,
+    EpicConfig,
+    FeaturesConfig,
+    GraphConfig,
+    LossConfig,
+    MultiplicityConfig,
+    OptimConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    TrackingConfig,
+    TrainingConfig,
+    TransformerConfig,
+)
+from pcdiff.config.store import config_hash, flat, json_schema, to_yaml
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EpicConfig",
+    "FeaturesConfig",
+    "GraphConfig",
+    "LossConfig",
+    "MultiplicityConfig",
+    "OptimConfig",
+    "SamplingConfig",
+    "ScheduleConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "TransformerConfig",
+    "config_hash",
+    "flat",
+    "json_schema",
+    "load_config",
+    "to_yaml",
+]
