@@ -31,14 +31,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def parse(text: str) -> tuple[Any, list[str]]:
+def parse(content: str | bytes) -> tuple[Any, list[str]]:
     """The content of a YAML document, and one line for each key that stands twice.
 
     Raises:
         ValueError: not YAML; the message is one line with the place.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(content)
         node = loader.get_single_node()
         if node is None:
             return None, []
@@ -50,8 +50,6 @@ def parse(text: str) -> tuple[Any, list[str]]:
         raise ValueError(f"{where}not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
 
 
 def dump(data: Any) -> str:

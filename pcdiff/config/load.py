@@ -91,7 +91,7 @@ def _file(name: Path) -> Path:
 def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
     """The content of a config file, and a line for each key that stands in it twice."""
     try:
-        data, repeated = parse(file.read_text(encoding="utf-8"))
+        data, repeated = parse(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:

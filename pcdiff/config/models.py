@@ -58,9 +58,16 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    # pydantic's own length check speaks up again about an item that was refused.
+    if not value:
+        raise _mistake([], "at least 1 item")
+    return value
+
+
+_Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_some)]
 _Paths = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
-    Field(min_length=1),
+    _Names,
     BeforeValidator(_listed),
     WithJsonSchema(
         {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
@@ -159,7 +166,7 @@ class GraphConfig(_Section):
     """Number of layers."""
     neighbours: _Whole = Field(default=8, ge=1)
     """Number of nearest neighbours of each point."""
-    coordinates: tuple[str, ...] = Field(default=("etarel", "phirel"), min_length=1)
+    coordinates: _Names = ("etarel", "phirel")
     """Point features that the distance is measured in."""
 
 
