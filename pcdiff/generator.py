@@ -369,7 +369,8 @@ def _point_noise(seed: int, start: int, size: int, points: int, width: int) -> n
         _stream(seed, block, 1).standard_normal((points, _BLOCK, width), np.float32).transpose(1, 0, 2)
         for block in range(start // _BLOCK, -(-(start + size) // _BLOCK))
     ]
-    return np.concatenate(blocks)[:size]
+    noise: npt.NDArray[np.float32] = np.concatenate(blocks)[:size]
+    return noise
 
 
 def _tensors(folder: Path, name: str, files: Mapping[str, str]) -> dict[str, torch.Tensor]:

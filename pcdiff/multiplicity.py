@@ -129,7 +129,10 @@ class FlowMultiplicity(Multiplicity):
         self.features = features
         self.types = types
         self.counts = _Counts()
-        self.marginals = nn.ModuleList(_Marginal() for _ in range(features))
+        self.marginals: list[_Marginal] = []
+        for k in range(features):
+            self.marginals.append(_Marginal())
+            self.add_module(f"marginal_{k}", self.marginals[k])
         self.flow = NSF(
             features=1 + features,
             context=types if types > 1 else 0,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,7 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
     mirror = Mirror(run, config.tracking.uri, config.tracking.experiment, config.tracking.interval)
     if config.tracking.enabled:
         mirror.start()
-    status = "FAILED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     last = config.training.steps
     try:
         with _stop_requests() as requests, _Bar(config, counters, shown=progress) as bar:

@@ -219,7 +219,7 @@ class Transform:
     ) -> Floats:
         """Conditions (n, C) from the number of points, cloud features in physical units, and type positions, all (n,)."""
         columns = [self.count.forward(counts), *(scale.forward(features[scale.name]) for scale in self.clouds)]
-        cond = np.stack(columns, axis=1)
+        cond: Floats = np.stack(columns, axis=1)
         if len(self.types) > 1:
             cond = np.concatenate([cond, np.eye(len(self.types), dtype=np.float32)[types]], axis=1)
         return cond
@@ -241,7 +241,7 @@ class Transform:
             types: positions in :attr:`types`, shape (n,).
         """
         columns = {scale.name: scale.inverse(points[:, i]) for i, scale in enumerate(self.points)}
-        rows = {name: np.asarray(values, np.float32) for name, values in features.items()}
+        rows: dict[str, npt.NDArray[Any]] = {name: np.asarray(values, np.float32) for name, values in features.items()}
         if self.types:
             names = self.schema.cloud("type").categories
             rows["type"] = np.array([names.index(name) for name in self.types], np.int32)[types]

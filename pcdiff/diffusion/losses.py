@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pcdiff.diffusion.denoiser import Denoiser
+from pcdiff.diffusion.denoiser import Denoiser, Prediction
 from pcdiff.diffusion.schedule import Schedule
 
 __all__ = ["denoising_loss", "draw_times"]
@@ -63,7 +63,7 @@ def denoising_loss(
     alpha = denoiser.schedule.alpha(t)[:, None, None]
     sigma = denoiser.schedule.sigma(t)[:, None, None]
     r = (alpha**2 + sigma**2).sqrt()
-    prediction = denoiser(alpha * x0 + sigma * noise, t, mask, cond)
+    prediction: Prediction = denoiser(alpha * x0 + sigma * noise, t, mask, cond)
     error = prediction.output - (alpha * noise - sigma * x0) / r
     if weight == "epsilon":
         error = error * (alpha / r)
