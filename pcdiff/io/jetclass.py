@@ -102,10 +102,14 @@ def _describe(path: Path, *, extra: Sequence[str] = (), extra_jets: Sequence[str
         return Description(path, "jetclass", tree.entries, columns, {}, notes)
 
 
+def _fits(path: Path, file: Any, classes: Mapping[str, str]) -> bool:
+    return "tree" in classes and {"part_px", "label_QCD"} <= set(open_tree(path, file, "tree").branches)
+
+
 FORMAT = Format(
     name="jetclass",
     description="JetClass: particles of jets of ten kinds",
-    fits=fits_if(lambda found, _: "tree" in found and {"part_px", "label_QCD"} <= set(found["tree"].branches)),
+    fits=fits_if(_fits),
     iterate=_iterate,
     describe=_describe,
 )

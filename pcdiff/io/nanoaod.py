@@ -174,10 +174,14 @@ def _sizes(tree: Tree, branches: _Branches) -> Iterator[tuple[int, int]]:
         yield len(np.unique(_global(tree, branches.jet_index, index, links, starts, index != _NONE))), int(starts[-1])
 
 
+def _fits(path: Path, file: Any, classes: Mapping[str, str]) -> bool:
+    return "Events" in classes and bool(_with_candidates(open_tree(path, file, "Events")))
+
+
 FORMAT = Format(
     name="nanoaod",
     description="CMS NanoAOD (version 15, or PFNano): jets with their particle-flow candidates",
-    fits=fits_if(lambda found, _: "Events" in found and bool(_with_candidates(found["Events"]))),
+    fits=fits_if(_fits),
     iterate=_iterate,
     describe=_describe,
 )

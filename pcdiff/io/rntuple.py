@@ -15,7 +15,7 @@ import numpy as np
 from pcdiff.clouds import PointClouds
 from pcdiff.io import rootlayout
 from pcdiff.io.registry import Description, Format
-from pcdiff.io.rootfile import RNTUPLE, fits_if
+from pcdiff.io.rootfile import RNTUPLE
 from pcdiff.io.rootlayout import Layout
 
 __all__ = ["FORMAT"]
@@ -49,7 +49,7 @@ def _describe(path: Path) -> Description:
 FORMAT = Format(
     name="rntuple",
     description="pcdiff's ROOT files with an RNTuple, one entry a cloud",
-    fits=fits_if(lambda found, file: rootlayout.has_layout(found, file, RNTUPLE)),
+    fits=rootlayout.fits(RNTUPLE),
     iterate=rootlayout.iterate,
     describe=_describe,
     write=_write,

@@ -15,7 +15,6 @@ import numpy as np
 from pcdiff.clouds import PointClouds
 from pcdiff.io import rootlayout
 from pcdiff.io.registry import Description, Format
-from pcdiff.io.rootfile import fits_if
 from pcdiff.io.rootlayout import Layout
 
 __all__ = ["FORMAT"]
@@ -46,7 +45,7 @@ def _describe(path: Path) -> Description:
 FORMAT = Format(
     name="root",
     description="pcdiff's ROOT files: a TTree in the style of NanoAOD, one entry a cloud",
-    fits=fits_if(lambda found, file: rootlayout.has_layout(found, file, "TTree")),
+    fits=rootlayout.fits("TTree"),
     iterate=rootlayout.iterate,
     describe=_describe,
     write=_write,

@@ -178,7 +178,7 @@ def _describe(
 FORMAT = Format(
     name="root-mapping",
     description="any TTree or RNTuple with jagged branches, through a mapping from columns to branches",
-    fits=fits_if(lambda found, _: bool(found)),
+    fits=fits_if(lambda _path, _file, classes: bool(classes)),
     iterate=_iterate,
     describe=_describe,
 )

@@ -32,6 +32,7 @@ __all__ = [
     "regroup",
     "root_errors",
     "same_sizes",
+    "tree_classes",
     "trees",
 ]
 
@@ -120,11 +121,15 @@ def open_root(path: Path) -> Iterator[Any]:
         file.close()
 
 
+def tree_classes(path: Path, file: Any) -> dict[str, str]:
+    """The class of each TTree and RNTuple by its name."""
+    with root_errors(path):
+        return dict(file.classnames(cycle=False, filter_classname=lambda name: name in _TREES))
+
+
 def trees(path: Path, file: Any) -> dict[str, Tree]:
     """All TTrees and RNTuples of a file by name; of several cycles the newest."""
-    with root_errors(path):
-        classes = file.classnames(cycle=False, filter_classname=lambda name: name in _TREES)
-        return {name: _tree(path, file, name) for name in classes}
+    return {name: open_tree(path, file, name) for name in tree_classes(path, file)}
 
 
 def open_tree(path: Path, file: Any, name: str) -> Tree:
@@ -133,29 +138,29 @@ def open_tree(path: Path, file: Any, name: str) -> Tree:
     Raises:
         DataError: there is none; the nearest name is given.
     """
-    with root_errors(path):
-        names = list(file.classnames(cycle=False, filter_classname=lambda found: found in _TREES))
-        if name not in names:
-            raise DataError(f"{path}: has no tree {name!r}: {suggest(name, names)}")
-        return _tree(path, file, name)
+    names = tree_classes(path, file)
+    if name not in names:
+        raise DataError(f"{path}: has no tree {name!r}: {suggest(name, names)}")
+    with root_errors(path, f"tree {name!r}"):
+        handle = file[name]
+        # Branches inside branches are read by their own name, fields inside collections by their full one.
+        items = handle.items() if names[name] == RNTUPLE else handle.items(full_paths=False)
+        branches = {key: branch.typename for key, branch in items if branch.typename}
+        return Tree(path, name, handle, branches, int(handle.num_entries))
 
 
-def _tree(path: Path, file: Any, name: str) -> Tree:
-    handle = file[name]
-    # Branches inside branches are read by their own name, fields inside collections by their full one.
-    items = handle.items() if handle.classname == RNTUPLE else handle.items(full_paths=False)
-    branches = {key: branch.typename for key, branch in items if branch.typename}
-    return Tree(path, name, handle, branches, int(handle.num_entries))
+def fits_if(test: Callable[[Path, Any, Mapping[str, str]], bool]) -> Callable[[Path], bool]:
+    """A format's ``fits`` from ``test(path, file, classes)``, with the open file and the classes of its trees.
 
-
-def fits_if(test: Callable[[Mapping[str, Tree], Any], bool]) -> Callable[[Path], bool]:
-    """A format's ``fits`` from a test of the trees in a file; a file that cannot be opened fits nothing."""
+    A test should look at the classes first, since opening a tree of thousands of branches takes seconds. A file that
+    cannot be opened fits nothing.
+    """
 
     def fits(path: Path) -> bool:
         try:
             with open_root(path) as file:
-                return test(trees(path, file), file)
-        except (DataError, OSError):
+                return test(path, file, tree_classes(path, file))
+        except DataError:
             return False
 
     return fits

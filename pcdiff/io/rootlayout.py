@@ -25,11 +25,22 @@ import pcdiff
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.io.registry import Column, Description
-from pcdiff.io.rootfile import Tree, chunks, lists, numbers, open_root, open_tree, regroup, root_errors, same_sizes
+from pcdiff.io.rootfile import (
+    Tree,
+    chunks,
+    fits_if,
+    lists,
+    numbers,
+    open_root,
+    open_tree,
+    regroup,
+    root_errors,
+    same_sizes,
+)
 from pcdiff.io.stored import Stored
 from pcdiff.schema import Schema
 
-__all__ = ["Layout", "describe", "has_layout", "iterate", "write"]
+__all__ = ["Layout", "describe", "fits", "iterate", "write"]
 
 _ABOUT = "pcdiff"
 
@@ -173,10 +184,15 @@ def _check_columns(layout: Layout, piece: PointClouds) -> None:
             raise DataError(f"{branch} has type {values.dtype}; ROOT files hold float32 and float64")
 
 
-def has_layout(found: Mapping[str, Tree], file: Any, classname: str) -> bool:
+def fits(classname: str) -> Callable[[Path], bool]:
     """Whether a file was written by pcdiff with a tree of this class."""
-    names = {tree for tree, *_ in _NAMES.values()} & set(found)
-    return _ABOUT in file.keys(cycle=False) and any(found[name].handle.classname == classname for name in names)
+
+    def test(path: Path, file: Any, classes: Mapping[str, str]) -> bool:
+        written = classname in {classes.get(tree) for tree, *_ in _NAMES.values()}
+        with root_errors(path):
+            return written and _ABOUT in file.keys(cycle=False)
+
+    return fits_if(test)
 
 
 def _open(path: Path, file: Any) -> tuple[Tree, Stored, dict[str, Any]]:
