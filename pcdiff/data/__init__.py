@@ -1,0 +1,6 @@
+"""Making and fetching data sets."""
+
+from pcdiff.data.fetch import fetch
+from pcdiff.data.jets import make_jets
+
+__all__ = ["fetch", "make_jets"]
