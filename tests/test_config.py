@@ -71,6 +71,7 @@ def test_overrides_replace_values_and_the_last_one_wins(file: Path) -> None:
     assert (config.net.hidden, config.training.steps) == (64, 20_000)
     assert config.data.train == ("a.h5", "b.h5")
     assert config.output is None
+    assert load_config(file, ["data.train=*.h5"]).data.train == ("*.h5",)
 
 
 def test_an_override_does_not_reach_through_an_anchor(file: Path) -> None:

@@ -49,11 +49,15 @@ def sample(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """``pcdiff evaluate``"""
     from pcdiff.evaluate import evaluate
+    from pcdiff.resources import find
 
     stems = [Path(sample).stem for sample in args.samples]
     names = stems if len(set(stems)) == len(stems) else args.samples
-    samples = dict(zip(names, args.samples, strict=True))
-    evaluation = evaluate(args.truth, samples, **_given(args, "output", "reference", "draws", "seed"))
+    samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
+    chosen = _given(args, "output", "draws", "seed")
+    if "reference" in args:
+        chosen["reference"] = find(args.reference)
+    evaluation = evaluate(find(args.truth), samples, **chosen)
     _console().print(evaluation.table())
     if evaluation.output is not None:
         _say(f"report: {evaluation.output / 'index.html'}")
@@ -62,8 +66,9 @@ def evaluate(args: argparse.Namespace) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """``pcdiff inspect``"""
     from pcdiff.io import inspect
+    from pcdiff.resources import find
 
-    found = inspect(args.file, **_given(args, "format"), **_options(args.options))
+    found = inspect(find(args.file), **_given(args, "format"), **_options(args.options))
     _say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
     _print_table(
         ("in the file", "feature", "type"), [(column.source, column.feature, column.type) for column in found.columns]
@@ -77,11 +82,12 @@ def inspect(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     """``pcdiff convert``"""
     from pcdiff.io import iterate, write
+    from pcdiff.resources import find
 
     options = _options(args.options)
     if "input_format" in args:
         options["format"] = args.input_format
-    pieces = iterate(args.inputs, **_given(args, "step_size"), **options)
+    pieces = iterate(map(find, args.inputs), **_given(args, "step_size"), **options)
     with closing(_counted(pieces, "converting", None)) as counted:
         path = write(counted, args.output, **_given(args, "format"))
     _say(str(path))
@@ -98,8 +104,9 @@ def make_jets(args: argparse.Namespace) -> None:
     """``pcdiff data make jets``"""
     from pcdiff.data import make_jets
 
-    chosen = _given(args, "seed", "radius", "pt", "eta", "constituents", "workers")
-    _say(str(make_jets(args.output, process=args.process, count=args.count, progress=True, **chosen)))
+    output = args.output if "output" in args else Path("data", f"jets_{args.process}_{args.count}.hdf5")
+    chosen = _given(args, "seed", "radius", "pt", "eta", "constituents", "significant_bits", "workers")
+    _say(str(make_jets(output, process=args.process, count=args.count, **chosen)))
 
 
 def fetch(args: argparse.Namespace) -> None:

@@ -149,17 +149,20 @@ def _add_data(names: Any) -> None:
     jets = _command(made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet")
     jets.add_argument("--process", metavar="TYPE", required=True, help="what starts the jets: g, q, t, w or z")
     jets.add_argument("-n", dest="count", metavar="N", type=_count, required=True, help="number of jets")
-    jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="the suffix decides the format")
+    jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/jets_TYPE_N.hdf5 when absent")
     jets.add_argument("--radius", metavar="R", type=float, help="radius of the anti-kt jets")
     jets.add_argument("--pt", metavar="LOW:HIGH", type=_range, help="window of the jet pT in GeV")
     jets.add_argument("--eta", metavar="MAX", type=float, help="largest absolute pseudorapidity of a jet")
-    jets.add_argument("--constituents", metavar="N", type=_count, help="most constituents kept of a jet")
+    jets.add_argument("--constituents", metavar="N", type=_count_or_all, help="most constituents kept of a jet, or all")
+    jets.add_argument(
+        "--significant-bits", metavar="N", type=_count, help="round to this many binary digits; files shrink"
+    )
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
     jets.add_argument("--workers", metavar="N", type=_count, help="number of processes")
 
     fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum")
     fetch.add_argument("name", metavar="NAME", help="for example jetnet30")
-    fetch.add_argument("--type", metavar="TYPE", required=True, help="jet type: g, q, t, w or z")
+    fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
     fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path)
 
 
@@ -191,6 +194,10 @@ def _count(text: str) -> int:
     if value < 1 or not value.is_integer():
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
     return int(value)
+
+
+def _count_or_all(text: str) -> int | None:
+    return None if text == "all" else _count(text)
 
 
 def _range(text: str) -> tuple[float, float]:

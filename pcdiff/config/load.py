@@ -109,7 +109,8 @@ def _override(text: str) -> tuple[_Path, Any]:
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
         raise ValueError("expected KEY.PATH=VALUE, for example optim.lr=1e-3")
-    found, repeated = parse(value)
+    # Nothing can be anchored in a single value: a leading star is a glob.
+    found, repeated = (value, []) if value.startswith("*") else parse(value)
     if repeated:
         raise ValueError(repeated[0])
     return path, found

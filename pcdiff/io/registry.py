@@ -227,12 +227,25 @@ def write(
         raise DataError(f"{path}: the format {found.name!r} is only read; pcdiff writes {', '.join(writers)}")
     _check_options(found.write, target, found.name, options)
     pieces = [clouds] if isinstance(clouds, PointClouds) else clouds
-    with atomic_file(target) as temporary, _naming(target):
+    foreign: list[DataError] = []
+    with atomic_file(target) as temporary:
         try:
-            found.write(_checked(pieces, target), temporary, dict(metadata or {}), **options)
+            found.write(_checked(_noting(pieces, foreign), target), temporary, dict(metadata or {}), **options)
         except DataError as error:
-            raise DataError(str(error).replace(str(temporary), str(target))) from error
+            if error in foreign:
+                raise
+            message = str(error).replace(str(temporary), str(target))
+            raise DataError(message if str(target) in message else f"{target}: {message}") from error
     return target
+
+
+def _noting(pieces: Iterable[PointClouds], errors: list[DataError]) -> Iterator[PointClouds]:
+    """The same pieces; an error of whoever makes them is noted, for it is not about the file that is written."""
+    try:
+        yield from pieces
+    except DataError as error:
+        errors.append(error)
+        raise
 
 
 def _checked(pieces: Iterable[PointClouds], target: Path) -> Iterator[PointClouds]:

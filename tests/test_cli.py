@@ -1,0 +1,498 @@
+"""The command line: words in, calls out, and one line and exit code 2 for every mistake of the user."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pcdiff
+from pcdiff import PointClouds
+from pcdiff.cli import main
+from pcdiff.errors import PcdiffError
+from pcdiff.schema import jet_schema
+
+JETS = 300
+ROOT = Path(__file__).parents[1]
+
+
+def write_jets(path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 12, JETS)
+    total = int(counts.sum())
+    clouds = PointClouds.from_flat(
+        {
+            "etarel": rng.normal(0, 0.1, total).astype(np.float32),
+            "phirel": rng.normal(0, 0.1, total).astype(np.float32),
+            "ptrel": rng.uniform(0.01, 0.2, total).astype(np.float32),
+        },
+        np.concatenate([[0], np.cumsum(counts)]),
+        {
+            "pt": rng.uniform(800, 1600, JETS).astype(np.float32),
+            "eta": rng.normal(0, 1, JETS).astype(np.float32),
+            "mass": rng.uniform(50, 200, JETS).astype(np.float32),
+            "type": np.zeros(JETS, np.int32),
+        },
+        jet_schema(["etarel", "phirel", "ptrel"], ["pt", "eta", "mass", "type"]),
+    )
+    pcdiff.write(clouds, path)
+
+
+CONFIG = """\
+name: tiny
+data: {train: train.parquet, validation: validation.parquet}
+net: {hidden: 8, layers: 1, global_size: 4}
+training: {steps: 4, log_every: 2, validate_every: 4, checkpoint_every: 2, points_per_batch: 1024}
+multiplicity: {kind: empirical}
+tracking: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a config and a run that the command line trained from them."""
+    folder = tmp_path_factory.mktemp("trained")
+    for seed, name in enumerate(("train", "validation")):
+        write_jets(folder / f"{name}.parquet", seed)
+    (folder / "tiny.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "tiny.yaml", "optim.warmup=1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the working directory."""
+    folder = tmp_path / "work"
+    shutil.copytree(trained, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(work: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Runs a command that must be refused and leave the folder as it was; returns the lines on stderr."""
+
+    def run(*argv: str) -> list[str]:
+        capsys.readouterr()
+        before = listing(work)
+        assert main(list(argv)) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert listing(work) == before
+        return output.err.splitlines()
+
+    return run
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, function: str, result: object = None) -> list[tuple[Any, dict[str, Any]]]:
+    """Puts a recorder in the place of a function."""
+    recorded: list[tuple[Any, dict[str, Any]]] = []
+
+    def record(*args: Any, **kwargs: Any) -> object:
+        recorded.append((args, kwargs))
+        return result
+
+    monkeypatch.setattr(function, record)
+    return recorded
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pcdiff {pcdiff.__version__}\n"
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; from pcdiff.cli import main; main(['--help']);"
+        "heavy = {'torch', 'mlflow', 'uproot', 'awkward', 'pydantic', 'rich', 'numpy', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else f'{time.process_time()} s' if time.process_time() > 0.5 else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train a generator" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_reading_files_never_imports_torch(command: str, trained: Path, tmp_path: Path) -> None:
+    argv = [command, str(trained / "train.parquet"), *([str(tmp_path / "out.parquet")] if command == "convert" else [])]
+    code = f"import sys; from pcdiff.cli import main; main({argv!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_train_writes_a_run_that_info_describes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "runs/tiny"]) == 0
+    shown = capsys.readouterr().out
+    run = json.loads(Path("runs/tiny/run.json").read_text())
+    generator = pcdiff.Generator.load("runs/tiny")
+    parameters = sum(p.numel() for p in generator.denoiser.net.parameters())
+    assert re.search(r"^name +tiny *$", shown, re.MULTILINE)
+    assert run["config_hash"] in shown
+    assert run["data_fingerprint"]["train"] in shown
+    assert re.search(rf"^parameters of the net +{parameters:,} *$", shown, re.MULTILINE)
+    assert re.search(r"^loss/train +[\d.]+ at step 4 *$", shown, re.MULTILINE)
+    assert main(["info", "runs/tiny/generator"]) == 0
+    assert run["config_hash"] in capsys.readouterr().out
+
+
+def test_resume_takes_the_run_folder_for_the_config(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/tiny").rename("moved")
+    before = listing(work)
+    assert main(["train", "moved", "--resume"]) == 0
+    assert "moved: trained" in capsys.readouterr().out
+    assert set(listing(work)) == set(before)
+
+
+def test_info_of_a_run_without_checkpoint(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("runs/tiny/generator")
+    assert main(["info", "runs/tiny"]) == 0
+    assert "none written yet" in capsys.readouterr().out
+
+
+def test_info_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("pcdiff", "Python", "cores", "torch threads", "mlflow"):
+        assert re.search(rf"^{name} +\S", shown, re.MULTILINE)
+
+
+def test_sample_writes_what_python_generates(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["sample", "runs/tiny", "-n", "1e2", "--seed", "7", "--steps", "3", "--order", "1", "-o", "out.parquet"]
+    assert main(argv) == 0
+    assert re.match(r"out\.parquet: 100 clouds in [\d.]+ s, [\d,]+ a second\n", capsys.readouterr().out)
+    expected = pcdiff.Generator.load("runs/tiny").sample(100, seed=7, steps=3, order=1)
+    found = pcdiff.read("out.parquet")
+    assert found.points.to_list() == expected.points.to_list()
+    assert found.features.to_list() == expected.features.to_list()
+    assert found.provenance["sampling"]["seed"] == 7
+
+
+def test_convert_keeps_every_value(work: Path) -> None:
+    assert main(["convert", "train.parquet", "validation.parquet", "both.root", "--step-size", "100"]) == 0
+    assert main(["convert", "both.root", "both.parquet"]) == 0
+    expected = pcdiff.read(["train.parquet", "validation.parquet"])
+    found = pcdiff.read("both.parquet")
+    assert found.points.to_list() == expected.points.to_list()
+    assert found.features.to_list() == expected.features.to_list()
+
+
+def test_inspect_shows_how_columns_are_understood(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "train.parquet", "jets.root"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "jets.root"]) == 0
+    shown = capsys.readouterr().out
+    assert f"jets.root: {JETS} clouds, read as 'root'" in shown
+    assert re.search(r"^Constituent_etarel +etarel +float\[\] *$", shown, re.MULTILINE)
+
+
+def test_evaluate_prints_the_table_and_writes_the_report(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy("train.parquet", "copy.parquet")
+    assert (
+        main(["evaluate", "validation.parquet", "train.parquet", "copy.parquet", "-o", "report", "--draws", "3"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "copy" in shown
+    assert "report: report/index.html" in shown
+    assert json.loads(Path("report/metrics.json").read_text())["draws"] == 3
+
+
+def test_shipped_data_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = calls(
+        monkeypatch,
+        "pcdiff.io.inspect",
+        SimpleNamespace(path="x", clouds=1, format="f", columns=(), metadata={}, notes=()),
+    )
+    assert main(["inspect", "configs/quickstart.yaml"]) == 0
+    assert found == [((ROOT / "configs" / "quickstart.yaml",), {})]
+
+
+def test_reader_options_are_yaml(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calls(
+        monkeypatch,
+        "pcdiff.io.inspect",
+        SimpleNamespace(path="x", clouds=1, format="f", columns=(), metadata={"seed": 3}, notes=("[b]",)),
+    )
+    assert main(["inspect", "train.parquet", "--option", "jets=FatJet", "--option", "columns={pt: Jet_pt}"]) == 0
+    assert found == [((Path("train.parquet"),), {"jets": "FatJet", "columns": {"pt": "Jet_pt"}})]
+
+
+def test_make_jets(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calls(monkeypatch, "pcdiff.data.make_jets", Path("x"))
+    assert main(["data", "make", "jets", "--process", "g", "-n", "200000"]) == 0
+    options = (
+        "--radius 0.8 --pt 500:700 --eta 2.5 --constituents all --significant-bits 14 --seed 3 --workers 2 -o q.root"
+    )
+    assert main(["data", "make", "jets", "--process", "q", "-n", "1e3", *options.split()]) == 0
+    assert found == [
+        ((Path("data/jets_g_200000.hdf5"),), {"process": "g", "count": 200_000}),
+        (
+            (Path("q.root"),),
+            {
+                "process": "q",
+                "count": 1000,
+                "radius": 0.8,
+                "pt": (500.0, 700.0),
+                "eta": 2.5,
+                "constituents": None,
+                "significant_bits": 14,
+                "seed": 3,
+                "workers": 2,
+            },
+        ),
+    ]
+
+
+def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calls(monkeypatch, "pcdiff.data.fetch", Path("x"))
+    assert main(["data", "fetch", "jetnet30", "--type", "g", "-o", "here"]) == 0
+    assert found == [(("jetnet30",), {"type": "g", "output": Path("here")})]
+
+
+def test_tracking(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    report = SimpleNamespace(uri="sqlite:///x.db", experiment="jets", run_id="abc", metrics=1200, artifacts=3)
+    synced = calls(monkeypatch, "pcdiff.tracking.sync", report)
+    shown = calls(monkeypatch, "pcdiff.tracking.ui")
+    assert main(["track", "sync", "runs/a", "--uri", "http://localhost:5000"]) == 0
+    assert capsys.readouterr().out == "sqlite:///x.db: sent 1,200 metric values and 3 files to jets/abc\n"
+    assert main(["ui", "--port", "5001"]) == 0
+    assert synced == [((Path("runs/a"),), {"uri": "http://localhost:5000"})]
+    assert shown == [((), {"port": 5001})]
+
+
+@pytest.mark.parametrize(
+    "words", ["--resume optim.lr=1e-4 seed=3", "optim.lr=1e-4 --resume seed=3", "optim.lr=1e-4 seed=3 --resume"]
+)
+def test_overrides_stand_anywhere(words: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calls(monkeypatch, "pcdiff.training.train", Path("x"))
+    assert main(["train", "tiny.yaml", *words.split()]) == 0
+    (((config,), options),) = found
+    assert (config.optim.lr, config.seed, options) == (1e-4, 3, {"resume": True})
+
+
+def test_config_show_prints_what_loads_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "tiny.yaml", "optim.lr=1e-5"]) == 0
+    Path("shown.yaml").write_text(capsys.readouterr().out)
+    assert pcdiff.load_config("shown.yaml") == pcdiff.load_config("tiny.yaml", ["optim.lr=1e-5"])
+
+
+def test_config_schema_is_the_committed_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == 0
+    assert capsys.readouterr().out == (ROOT / "configs" / "schema.json").read_text(encoding="utf-8")
+
+
+SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("trian", "tiny.yaml"), "pcdiff: error: no command 'trian': did you mean 'train'?"),
+        (("data", "mke"), "pcdiff data: error: no command 'mke': did you mean 'make'?"),
+        (("train", "tiny.yaml", "--resum"), "pcdiff train: error: no option --resum: did you mean '--resume'?"),
+        ((*SAMPLE, "x.root", "--stpes=5"), "pcdiff sample: error: no option --stpes: did you mean '--steps'?"),
+        (("inspect", "train.parquet", "b"), "pcdiff inspect: error: one word too many: 'b'"),
+        (
+            ("sample", "runs/tiny", "-n", "ten", "-o", "x.root"),
+            "pcdiff sample: error: argument -n: found 'ten', expected",
+        ),
+        (("sample", "runs/tiny", "-n", "0", "-o", "x.root"), "pcdiff sample: error: argument -n: found '0', expected"),
+        (
+            ("sample", "runs/tiny", "-n", "inf", "-o", "x.root"),
+            "pcdiff sample: error: argument -n: found 'inf', expected",
+        ),
+        (("sample", "runs/tiny"), "pcdiff sample: error: the following arguments are required: -n, -o/--output"),
+        (
+            ("data", "make", "jets", "--process", "g", "-n", "9", "--pt", "800"),
+            "pcdiff data make jets: error: argument --pt: found '800', expected LOW:HIGH, for example 800:1600",
+        ),
+        (("train", "tiny2.yaml"), "pcdiff: error: tiny2.yaml: no such file"),
+        (("train", "gluon3"), "pcdiff: error: configs/gluon3.yaml: no such file"),
+        (("train", "train.parquet"), "pcdiff: error: train.parquet: not valid YAML"),
+        (("train", "tiny.yaml"), "pcdiff: error: runs/tiny: there is a run already; continue it with --resume"),
+        (
+            ("train", "tiny.yaml", "net.hiden=9"),
+            "pcdiff: error: override 'net.hiden=9': net.hiden: unknown key; did you",
+        ),
+        (
+            ("train", "tiny.yaml", "seed=x"),
+            "pcdiff: error: override 'seed=x': seed: found 'x', expected a whole number",
+        ),
+        (("train", "tiny.yaml", "name=a", "device=cuda:99"), "pcdiff: error: device 'cuda:99' is not available here"),
+        (("train", "tiny.yaml", "name=a", "data.train=nothing.h5"), "pcdiff: error: nothing.h5: no such file"),
+        (("train", "tiny.yaml", "name=a", "data.train=*.h5"), "pcdiff: error: *.h5: no file matches this pattern"),
+        (
+            ("train", "tiny.yaml", "name=a", "data.train=tiny.yaml"),
+            "pcdiff: error: tiny.yaml: no reader for files that end in",
+        ),
+        (("train", "tiny.yaml", "name=a", "features.points={ptrl: log}"), "pcdiff: error: "),
+        (
+            ("train", "runs/tiny", "--resume", "net.hidden=9"),
+            "pcdiff: error: runs/tiny: cannot resume with another config",
+        ),
+        (("train", "runs"), "pcdiff: error: runs: is a folder without config.yaml"),
+        (
+            ("sample", "runs/tny", "-n", "1", "-o", "x.root"),
+            "pcdiff: error: runs/tny: not a generator or a finished run",
+        ),
+        (("sample", "runs", "-n", "1", "-o", "x.root"), "pcdiff: error: runs: not a generator or a finished run"),
+        ((*SAMPLE, "x.rot"), "pcdiff: error: x.rot: no writer for files that end in '.rot'"),
+        ((*SAMPLE, "x.root", "--format", "rot"), "pcdiff: error: no file format 'rot': did you mean 'root'?"),
+        ((*SAMPLE, "tiny.yaml/x.root"), "pcdiff: error: tiny.yaml/x.root: cannot be written"),
+        ((*SAMPLE, "x.root", "--order", "7"), "pcdiff: error: order = 7: "),
+        ((*SAMPLE, "x.root", "--grid", "snr"), "pcdiff: error: grid = 'snr': "),
+        ((*SAMPLE, "x.root", "--type", "top"), "pcdiff: error: the generator knows no type 'top'"),
+        ((*SAMPLE, "x.root", "--device", "abacus"), "pcdiff: error: device 'abacus' is not available here"),
+        (("evaluate", "train.parquet", "nothing.root", "-o", "report"), "pcdiff: error: nothing.root: no such file"),
+        (
+            ("evaluate", "*.root", "train.parquet", "-o", "report"),
+            "pcdiff: error: *.root: no file matches this pattern",
+        ),
+        (("inspect", "nothing.root"), "pcdiff: error: nothing.root: no such file"),
+        (("inspect", "tiny.yaml"), "pcdiff: error: tiny.yaml: no reader for files that end in '.yaml'"),
+        (("inspect", "runs"), "pcdiff: error: runs: is a folder"),
+        (("inspect", "train.parquet", "--option", "jets"), "pcdiff: error: --option jets: expected KEY=VALUE"),
+        (
+            ("inspect", "train.parquet", "--option", "jets=["),
+            "pcdiff: error: --option jets=[: line 1, column 2: not valid",
+        ),
+        (
+            ("inspect", "train.parquet", "--option", "jets=A"),
+            "pcdiff: error: train.parquet: the format 'parquet' has no option",
+        ),
+        (("convert", "nothing.root", "x.parquet"), "pcdiff: error: nothing.root: no such file"),
+        (("convert", "train.parquet", "x.h6"), "pcdiff: error: x.h6: no writer for files that end in '.h6'"),
+        (("info", "nowhere"), "pcdiff: error: nowhere: not a generator or a finished run: there is no such folder"),
+        (("track", "sync", "nowhere"), "pcdiff: error: nowhere: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    argv: tuple[str, ...], line: str, refused: Callable[..., list[str]]
+) -> None:
+    (found,) = refused(*argv)
+    assert found.startswith(line)
+
+
+def test_the_page_of_a_store_that_is_not_there(refused: Callable[..., list[str]]) -> None:
+    (line,) = refused("ui", "--uri", "sqlite:///none.db")
+    assert re.match(r"pcdiff: error: \S*none\.db: no tracking store here", line)
+
+
+def test_every_mistake_of_a_config_is_a_line(work: Path, refused: Callable[..., list[str]]) -> None:
+    Path("bad.yaml").write_text(CONFIG + "seed: -1\nseed: 2\nnett: 3\n")
+    assert refused("train", "bad.yaml", "optim.lr=fast") == [
+        "pcdiff: error: bad.yaml: seed: found twice, on lines 7 and 8, expected once",
+        "pcdiff: error: override 'optim.lr=fast': optim.lr: found 'fast', expected a number",
+        "pcdiff: error: bad.yaml: nett: unknown key; did you mean 'net'?",
+    ]
+
+
+@pytest.mark.parametrize("name", ["generator.json", "denoiser.safetensors"])
+def test_a_damaged_generator(name: str, refused: Callable[..., list[str]]) -> None:
+    file = Path("runs/tiny/generator", name)
+    file.write_bytes(file.read_bytes()[:-20])
+    for argv in ((*SAMPLE, "x.parquet"), ("info", "runs/tiny")):
+        (line,) = refused(*argv)
+        assert line.startswith(f"pcdiff: error: {file}: ")
+
+
+def test_a_generator_of_a_newer_version(refused: Callable[..., list[str]]) -> None:
+    file = Path("runs/tiny/generator/generator.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
+    (line,) = refused(*SAMPLE, "x.parquet")
+    assert line.startswith(
+        f"pcdiff: error: {file}: has format version 99, this pcdiff {pcdiff.__version__} reads up to"
+    )
+
+
+def test_a_checkpoint_of_a_newer_version(refused: Callable[..., list[str]]) -> None:
+    for file in Path("runs/tiny/checkpoints").glob("*/state.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
+    (line,) = refused("train", "runs/tiny", "--resume")
+    assert re.match(r"pcdiff: error: runs/tiny/checkpoints/step_00000004/state\.json: has format version 99", line)
+
+
+def test_a_truncated_file(refused: Callable[..., list[str]]) -> None:
+    for name in ("cut.parquet", "cut.root", "cut.hdf5"):
+        Path(name).write_bytes(Path("train.parquet").read_bytes()[:1000])
+        for argv in (
+            ("inspect", name),
+            ("convert", name, "out.parquet"),
+            ("evaluate", "train.parquet", name, "-o", "report"),
+        ):
+            (line,) = refused(*argv)
+            assert line.startswith(f"pcdiff: error: {name}: ")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="this user may write everywhere")
+def test_an_output_that_may_not_be_written(work: Path, refused: Callable[..., list[str]]) -> None:
+    (work / "locked").mkdir(mode=0o500)
+    (line,) = refused(*SAMPLE, "locked/x.parquet")
+    assert line.startswith("pcdiff: error: locked/x.parquet: cannot be written")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_an_output_in_a_place_that_cannot_be_made(refused: Callable[..., list[str]]) -> None:
+    (line,) = refused(*SAMPLE, "/proc/nowhere/x.parquet")
+    assert line.startswith("pcdiff: error: /proc/nowhere")
+
+
+def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PcdiffError):
+        main(["inspect", "nothing.root", "--debug"])
+    monkeypatch.setenv("PCDIFF_DEBUG", "1")
+    with pytest.raises(PcdiffError):
+        main(["inspect", "nothing.root"])
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("pcdiff.io.inspect", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["inspect", "train.parquet"])
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcdiff.training.train", interrupted)
+    assert main(["train", "tiny.yaml"]) == 130
+    assert capsys.readouterr().err == "pcdiff: interrupted\n"
+
+
+def test_ctrl_c_while_sampling_leaves_no_file(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcdiff.generator.Generator._decode", interrupted)
+    before = listing(work)
+    assert main([*SAMPLE, "x.parquet"]) == 130
+    assert listing(work) == before
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "import sys; from pcdiff.cli import main; sys.exit(main(['config', 'schema']))"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
