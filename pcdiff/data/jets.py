@@ -110,6 +110,7 @@ class _Recipe:
     eta: float
     constituents: int | None
     significant_bits: int | None
+    shard_size: int
 
     def __post_init__(self) -> None:
         low, high = self.pt
@@ -130,11 +131,11 @@ class _Recipe:
 
     @property
     def shards(self) -> int:
-        return math.ceil(self.count / _SHARD)
+        return math.ceil(self.count / self.shard_size)
 
     def size(self, shard: int) -> int:
         """Number of jets in a shard: the last one may be smaller."""
-        return min(_SHARD, self.count - shard * _SHARD)
+        return min(self.shard_size, self.count - shard * self.shard_size)
 
     def pythia_seed(self, shard: int) -> int:
         """A seed that Pythia accepts, 1 to 900,000,000."""
@@ -211,7 +212,9 @@ def make_jets(
         DataError: a bad argument, cuts that no jet passes, or shards of other settings in ``OUTPUT.parts``.
         PcdiffError: Pythia or FastJet is not installed, or a worker process was killed.
     """
-    recipe = _Recipe(process, count, seed, radius, (float(pt[0]), float(pt[1])), eta, constituents, significant_bits)
+    recipe = _Recipe(
+        process, count, seed, radius, (float(pt[0]), float(pt[1])), eta, constituents, significant_bits, _SHARD
+    )
     if workers is not None and workers < 1:
         raise DataError(f"make jets: workers is {workers}; expected at least 1")
     for module in ("pythia8mc", "fastjet"):
