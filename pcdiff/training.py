@@ -114,7 +114,7 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
     finally:
         metrics.close()
         if config.tracking.enabled:
-            mirror.stop(status=status)
+            mirror.stop(timeout=30, status=status)
     return run
 
 
