@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,6 @@ from pcdiff.errors import PcdiffError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from pcdiff.clouds import PointClouds
 
 
 def train(args: argparse.Namespace) -> None:
@@ -34,14 +32,16 @@ def train(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """``pcdiff sample``"""
+    from pcdiff.cli.progress import counted
     from pcdiff.generator import Generator
     from pcdiff.io import write
 
     generator = Generator.load(args.generator)
     start = time.monotonic()
     pieces = generator.iterate(args.n, **_given(args, "seed", "type", "steps", "order", "grid", "sampler", "device"))
-    with closing(_counted(pieces, "sampling", args.n)) as counted:
-        path = write(counted, args.output, **_given(args, "format"))
+    # Closed at once when the writer fails, so that the bar is gone before the error is printed.
+    with closing(counted(pieces, "sampling", args.n)) as shown:
+        path = write(shown, args.output, **_given(args, "format"))
     took = time.monotonic() - start
     _say(f"{path}: {args.n:,} clouds in {took:.1f} s, {args.n / took:,.0f} a second")
 
@@ -81,6 +81,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """``pcdiff convert``"""
+    from pcdiff.cli.progress import counted
     from pcdiff.io import iterate, write
     from pcdiff.resources import find
 
@@ -88,8 +89,8 @@ def convert(args: argparse.Namespace) -> None:
     if "input_format" in args:
         options["format"] = args.input_format
     pieces = iterate(map(find, args.inputs), **_given(args, "step_size"), **options)
-    with closing(_counted(pieces, "converting", None)) as counted:
-        path = write(counted, args.output, **_given(args, "format"))
+    with closing(counted(pieces, "converting")) as shown:
+        path = write(shown, args.output, **_given(args, "format"))
     _say(str(path))
 
 
@@ -166,34 +167,6 @@ def _options(words: Iterable[str]) -> dict[str, Any]:
         except ValueError as error:
             raise PcdiffError(f"--option {word}: {error}") from error
     return options
-
-
-def _counted(pieces: Iterable[PointClouds], label: str, total: int | None) -> Generator[PointClouds, None, None]:
-    """The same pieces, under a progress bar on stderr that counts clouds."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn("", show_speed=True),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
-        for piece in pieces:
-            yield piece
-            progress.advance(task, len(piece))
 
 
 def _console() -> Console:
