@@ -42,7 +42,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/repo-review . --display rich
+	$(BIN)/repo-review . --show errskip
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
