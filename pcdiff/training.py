@@ -42,6 +42,9 @@ from pcdiff.transforms import Encoded, Transform, cloud_columns
 
 __all__ = ["train"]
 
+# Seconds that the tracking store gets at the end of a run; what it does not take by then waits for `pcdiff track sync`.
+_LAST_TRANSFER = 15.0
+
 # Independent random streams of a run.
 _STEP, _VALIDATION = 1, 2
 
@@ -114,7 +117,7 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
     finally:
         metrics.close()
         if config.tracking.enabled:
-            mirror.stop(timeout=30, status=status)
+            mirror.stop(timeout=_LAST_TRANSFER, status=status)
     return run
 
 

@@ -4,8 +4,10 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -224,3 +226,40 @@ def test_formats_give_the_same_batches(files: tuple[Path, Path], tmp_path: Path)
         assert data.fingerprint["train"] == clouds.fingerprint(), name
         for got, want in zip(batches, expected, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
+
+
+@pytest.mark.parametrize("server", ["dead", "silent"])
+def test_training_never_waits_for_the_tracking_server(
+    server: str, straight: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is gone, and one that accepts and never answers: the loop's thread opens no connection, the run is
+    the same bit for bit, and what the server lacks is sent later to another store."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    if server == "silent":
+        listener.listen()
+    else:
+        listener.close()
+    callers: list[int] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: object) -> None:
+        callers.append(threading.get_ident())
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", watched)
+    monkeypatch.setattr(training, "_LAST_TRANSFER", 1.0)
+    run = tmp_path / "run"
+    tracking = {"uri": f"http://127.0.0.1:{port}", "interval": 0.05}
+    training.train(config(files, run, tracking=tracking), progress=False)
+    listener.close()
+    assert threading.get_ident() not in callers
+    assert weights(run) == weights(straight)
+    assert losses(run) == losses(straight)
+
+    from pcdiff.tracking import sync
+
+    report = sync(run, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    lines = [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert report.metrics == sum(len(line) for line in lines)
