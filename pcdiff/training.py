@@ -45,6 +45,9 @@ __all__ = ["train"]
 # Seconds that the tracking store gets at the end of a run; what it does not take by then waits for `pcdiff track sync`.
 _LAST_TRANSFER = 15.0
 
+# What a generator says about the run that made it.
+_PROVENANCE = ("name", "created", "config_hash", "data_fingerprint", "versions")
+
 # Independent random streams of a run.
 _STEP, _VALIDATION = 1, 2
 
@@ -84,7 +87,8 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
 
     def keep() -> None:
         checkpoint.save(run, counters, model, ema, optimiser, keep=config.training.keep)
-        provenance = {**read_json(run / "run.json"), "steps": counters.step}
+        about = read_json(run / "run.json")
+        provenance = {name: about[name] for name in _PROVENANCE} | {"steps": counters.step}
         Generator(ema, multiplicity, data.transform, settings, data.types, provenance).save(run / "generator")
 
     metrics = Metrics(run / "metrics.jsonl")

@@ -193,7 +193,7 @@ def _describe(path: Path, *, type: str | None = None) -> Description:
             notes.append(f"all jets are of type {JET_TYPES[layout.type]}")
         elif "type" not in names:
             notes.append("neither an attribute nor the file name gives the type of the jets; the option type does")
-        metadata = dict(layout.stored.metadata) if layout.stored else {}
+        metadata = layout.stored.about if layout.stored else {}
         return Description(path, "jetnet", len(layout.jets), tuple(columns), metadata, tuple(notes))
 
 

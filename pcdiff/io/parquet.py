@@ -80,7 +80,7 @@ def _layout(
             {name: f"{_POINTS}.{name}" for name in stored.schema.point_names},
             {name: name for name in stored.schema.cloud_names},
             stored.provenance,
-            stored.metadata,
+            stored.about,
         )
     leaves = _leaves(file.schema_arrow)
     for column in (*layout.points.values(), *layout.clouds.values()):

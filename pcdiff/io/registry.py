@@ -54,7 +54,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Description:
-    """What :func:`inspect` finds: the reader that fits, the number of clouds, the columns, and the stored metadata."""
+    """What :func:`inspect` finds: the reader that fits, the number of clouds, the columns, and what the file says of its origin."""
 
     path: Path
     format: str

@@ -256,4 +256,4 @@ def describe(path: Path, name: str) -> Description:
         columns = tuple(Column(branch, features.get(branch, ""), kind) for branch, kind in tree.branches.items())
         derived = content.get("derived", ())
         notes = (f"derived when the file was written: {', '.join(derived)}",) if derived else ()
-        return Description(path, name, tree.entries, columns, stored.metadata, notes)
+        return Description(path, name, tree.entries, columns, stored.about, notes)

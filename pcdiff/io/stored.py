@@ -36,6 +36,11 @@ class Stored:
         """For a file whose first piece is ``first``."""
         return cls(first.schema, first.provenance, metadata)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Provenance and metadata together, for people."""
+        return {**self.provenance, **self.metadata}
+
     def dumps(self) -> str:
         """ASCII JSON, the same text for the same content.
 

@@ -114,7 +114,7 @@ class TestWrite:
         back = PointClouds.concatenate(list(pcdiff.iterate(path, step_size=step_size)))
         assert back.equals(jets)
         assert back.provenance == jets.provenance
-        assert pcdiff.inspect(path).metadata == {"seed": 7}
+        assert pcdiff.inspect(path).metadata == {**jets.provenance, "seed": 7}
 
     def test_others_find_the_public_layout(self, tmp_path: Path, jets: PointClouds) -> None:
         path = pcdiff.write(jets, tmp_path / "x.hdf5")

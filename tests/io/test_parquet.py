@@ -24,7 +24,7 @@ def test_round_trip_is_exact(tmp_path: Path, jets: PointClouds, piece: int, step
     back = PointClouds.concatenate(pieces)
     assert back.equals(jets)
     assert back.provenance == jets.provenance
-    assert pcdiff.inspect(path).metadata == {"seed": 7}
+    assert pcdiff.inspect(path).metadata == {**jets.provenance, "seed": 7}
 
 
 @pytest.mark.parametrize("dtype", ["?", "i1", "u2", "i8", "f2", "f4", "f8"])
