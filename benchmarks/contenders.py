@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 from pcdiff import training
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
-from pcdiff.config import Config, EpicConfig, GraphConfig, SamplingConfig, TransformerConfig
+from pcdiff.config import (
+    Config,
+    DataConfig,
+    EpicConfig,
+    GraphConfig,
+    MultiplicityConfig,
+    SamplingConfig,
+    TransformerConfig,
+)
 from pcdiff.data import jets as jets_recipe
-from pcdiff.diffusion import GRIDS, Denoiser, ddim
-from pcdiff.generator import Settings, build_denoiser
+from pcdiff.diffusion import GRIDS, Denoiser, build_schedule, ddim
+from pcdiff.generator import Generator, Settings, build_denoiser
 from pcdiff.loader import CloudBatch, Loader, batch_of
+from pcdiff.multiplicity import build_multiplicity
 from pcdiff.schema import jet_schema
 from pcdiff.transforms import Transform
 
@@ -115,8 +125,15 @@ def synthetic_jets(size: int, constituents: int, seed: int = 0) -> PointClouds:
     return PointClouds.from_flat(points, offsets, clouds, jet_schema(list(points), list(clouds), axis="all"))
 
 
-class Contender:
-    """A model with the batches that it is trained on and the blocks that it samples."""
+class Contender(ABC):
+    """A model with the batches that it is trained on, and how it samples.
+
+    Attributes:
+        sampled: clouds that a measurement of sampling takes.
+        evaluations: evaluations of the net that it takes for each of them.
+    """
+
+    sampled: int
 
     def __init__(
         self,
@@ -126,7 +143,6 @@ class Contender:
         transform: Transform,
         batches: Sequence[Callable[[], CloudBatch]],
         typical_batch: float,
-        blocks: Sequence[CloudBatch],
     ) -> None:
         self.name = name
         self.model = model
@@ -134,12 +150,14 @@ class Contender:
         self.transform = transform
         self.batches = batches
         self.typical_batch = typical_batch
-        self.blocks = blocks
-        self.noise = [torch.randn(block.x.shape) for block in blocks]
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
         self.counters = Counters()
         self.evaluations = 1
+
+    @abstractmethod
+    def _sample(self, sampling: SamplingConfig) -> None:
+        """Sample standardised points of the clouds."""
 
     def train(self) -> float:
         """Seconds a cloud: making the batch, augmentation, forward, backward, clipping, AdamW, moving average."""
@@ -160,66 +178,86 @@ class Contender:
             )
         return (time.perf_counter() - start) / clouds
 
-    @torch.inference_mode()
     def sample(self) -> float:
-        """Seconds a cloud and evaluation, the sampler's own arithmetic included."""
-        sampling = self.config.sampling
-        grid = GRIDS[sampling.grid](self.ema.schedule, self.evaluations)
+        """Seconds a cloud and evaluation, drawing the noise and the sampler's own arithmetic included."""
+        sampling = self.config.sampling.model_copy(update={"steps": self.evaluations})
         start = time.perf_counter()
-        for block, noise in zip(self.blocks, self.noise, strict=True):
-            ddim(self.ema, noise, grid, block.mask, block.cond, order=sampling.order)
-        return (time.perf_counter() - start) / (self.evaluations * sum(map(len, self.blocks)))
+        self._sample(sampling)
+        return (time.perf_counter() - start) / (self.evaluations * self.sampled)
 
     def warm_up(self, seconds: float) -> None:
         """Train and sample once, and choose how many evaluations a measurement takes so that it lasts long enough."""
         self.train()
-        evaluation = self.sample() * sum(map(len, self.blocks))
+        evaluation = self.sample() * self.sampled
         self.evaluations = min(max(1, round(seconds / evaluation)), self.config.sampling.steps)
 
 
-def contenders(constituents: int, extent: Extent) -> list[Contender]:
+class Ours(Contender):
+    """A net of the library: batches by its loader, sampling by its generator."""
+
+    def __init__(
+        self, config: Config, transform: Transform, loader: Loader, steps: int, sampled: npt.NDArray[np.int64]
+    ) -> None:
+        encoded = loader.encoded
+        epoch = sorted(loader.order(0), key=lambda index: int(encoded.counts[index].max()))
+        batches = [partial(batch_of, encoded, index) for index in _spread(epoch, steps)]
+        settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
+        model = build_denoiser(settings, transform)
+        super().__init__(config.net.kind, model, config, transform, batches, loader.typical_batch)
+        self.sampled = len(sampled)
+        self.counts = encoded.counts[sampled]
+        self.features = {scale.name: scale.inverse(np.zeros(len(sampled))) for scale in transform.clouds}
+        self.generator = Generator(
+            self.ema, build_multiplicity(config.multiplicity, len(transform.clouds), 1), transform, settings
+        )
+
+    def _sample(self, sampling: SamplingConfig) -> None:
+        types = np.zeros(self.sampled, np.int64)
+        self.generator._points(0, self.counts, self.features, types, 0, sampling, torch.device("cpu"))
+
+
+class Reference(Contender):
+    """The usual transformer on jets that are all padded to the largest that there can be, as JetNet's files hold them."""
+
+    def __init__(self, config: Config, transform: Transform, loader: Loader, steps: int, constituents: int) -> None:
+        size = round(loader.typical_batch)
+        index = np.random.default_rng(0).permutation(len(loader.encoded))[: size * steps]
+        padded = _pad(batch_of(loader.encoded, index), constituents)
+        parts = torch.arange(len(index)).chunk(steps)
+        model = Denoiser(ReferenceNet(len(transform.points), transform.conditions), build_schedule(config.schedule))
+        super().__init__(REFERENCE, model, config, transform, [partial(_rows, padded, part) for part in parts], size)
+        self.sampled = size
+        self.batch = _rows(padded, parts[0])
+
+    @torch.inference_mode()
+    def _sample(self, sampling: SamplingConfig) -> None:
+        noise = torch.randn(self.batch.x.shape)
+        grid = GRIDS[sampling.grid](self.ema.schedule, sampling.steps)
+        ddim(self.ema, noise, grid, self.batch.mask, self.batch.cond, order=sampling.order)
+
+
+def contenders(constituents: int, extent: Extent) -> tuple[list[Ours], Reference]:
     """The three nets and the reference on jets of up to so many constituents."""
     torch.manual_seed(0)
     clouds = synthetic_jets(extent.clouds, constituents)
-    configs = [_config(net) for net in NETS]
+    configs = [_config(net, SamplingConfig()) for net in NETS]
     transform = Transform.fit(clouds, configs[0].features.points, configs[0].features.clouds)
-    encoded = transform.encode(clouds)
-    loader = Loader(encoded, extent.points_per_batch, seed=0)
-    epoch = sorted(loader.order(0), key=lambda index: int(encoded.counts[index].max()))
-    by_size = np.split(np.argsort(encoded.counts, kind="stable"), extent.clouds // extent.block)
-    batches = [partial(batch_of, encoded, index) for index in _spread(epoch, extent.steps)]
-    blocks = [batch_of(encoded, index) for index in _spread(by_size, extent.strata[constituents])]
-    ours = [
-        Contender(
-            config.net.kind,
-            build_denoiser(settings_of(config), transform),
-            config,
-            transform,
-            batches,
-            loader.typical_batch,
-            blocks,
-        )
-        for config in configs
-    ]
-
-    # As JetNet's files hold them: every jet padded to the largest that there can be.
-    typical = round(loader.typical_batch)
-    index = np.random.default_rng(0).permutation(len(encoded))[: typical * extent.steps]
-    padded = _pad(batch_of(encoded, index), constituents)
-    rows = [torch.arange(start, start + typical) for start in range(0, len(index), typical)]
-    model = Denoiser(ReferenceNet(len(transform.points), transform.conditions), ours[0].model.schedule)
-    config = configs[0].model_copy(update={"sampling": REFERENCE_SAMPLING})
-    batches = [partial(_rows, padded, row) for row in rows]
-    return [*ours, Contender(REFERENCE, model, config, transform, batches, typical, [_rows(padded, rows[0])])]
+    loader = Loader(transform.encode(clouds), extent.points_per_batch, seed=0)
+    blocks = np.split(np.argsort(clouds.counts, kind="stable"), extent.clouds // extent.block)
+    sampled = np.concatenate(_spread(blocks, extent.strata[constituents]))
+    ours = [Ours(config, transform, loader, extent.steps, sampled) for config in configs]
+    return ours, Reference(_config(NETS[0], REFERENCE_SAMPLING), transform, loader, extent.steps, constituents)
 
 
-def _config(net: EpicConfig | TransformerConfig | GraphConfig) -> Config:
-    return Config.model_validate({"name": net.kind, "data": {"train": "-", "validation": "-"}, "net": net})
-
-
-def settings_of(config: Config) -> Settings:
-    """What a generator of this config is built from."""
-    return Settings(config.net, config.schedule, config.multiplicity, config.sampling)
+def _config(net: EpicConfig | TransformerConfig | GraphConfig, sampling: SamplingConfig) -> Config:
+    return Config(
+        name=net.kind,
+        data=DataConfig(train=("-",), validation=("-",)),
+        net=net,
+        sampling=sampling,
+        # Trained or not, a flow takes the same time.
+        multiplicity=MultiplicityConfig(steps=1),
+    )
 
 
 def _spread(items: Sequence[npt.NDArray[np.int64]], number: int) -> list[npt.NDArray[np.int64]]:

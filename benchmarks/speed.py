@@ -16,7 +16,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,27 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import (
-    FULL,
-    NETS,
-    QUICK,
-    REFERENCE,
-    REFERENCE_SAMPLING,
-    Extent,
-    PythiaJets,
-    contenders,
-    settings_of,
-    synthetic_jets,
-)
+from contenders import FULL, NETS, QUICK, REFERENCE, Extent, PythiaJets, contenders, synthetic_jets
 from rich.console import Console
 from rich.progress import Progress
 from tables import README, show, update_readme
 
 import pcdiff
-from pcdiff.config import MultiplicityConfig
 from pcdiff.files import write_json
-from pcdiff.generator import Generator
-from pcdiff.multiplicity import build_multiplicity
 from pcdiff.transforms import cloud_columns
 
 RESULTS = Path(__file__).with_name("results") / "speed.json"
@@ -59,7 +44,8 @@ def measure(
         pythia: what the nets replace, where it is installed.
         advance: told what has just been measured.
     """
-    field = contenders(constituents, extent)
+    ours, reference = contenders(constituents, extent)
+    field = [*ours, reference]
     for contender in field:
         contender.warm_up(extent.seconds)
         advance(f"{constituents} constituents: warm-up, {contender.name}")
@@ -79,7 +65,7 @@ def measure(
     for contender in field:
         steps = contender.config.sampling.steps
         whole = [steps * seconds for seconds in sample[contender.name]]
-        reference = [REFERENCE_SAMPLING.steps * seconds for seconds in sample[REFERENCE]]
+        theirs = [reference.config.sampling.steps * seconds for seconds in sample[REFERENCE]]
         rows.append(
             {
                 "constituents": constituents,
@@ -91,7 +77,7 @@ def measure(
                     "ratio": _ratio(train[REFERENCE], train[contender.name]),
                 },
                 "evaluation": {
-                    "clouds": sum(map(len, contender.blocks)),
+                    "clouds": contender.sampled,
                     "evaluations": contender.evaluations,
                     "milliseconds_per_cloud": _summary([1e3 * seconds for seconds in sample[contender.name]]),
                     "ratio": _ratio(sample[REFERENCE], sample[contender.name]),
@@ -99,7 +85,7 @@ def measure(
                 "sampling": {
                     "evaluations": steps,
                     "clouds_per_second": _summary([1 / seconds for seconds in whole]),
-                    "ratio": _ratio(reference, whole),
+                    "ratio": _ratio(theirs, whole),
                     "ratio_to_pythia": _ratio(made, whole) if made else None,
                 },
             }
@@ -110,21 +96,18 @@ def measure(
 def whole_call(extent: Extent) -> dict[str, float]:
     """``Generator.sample`` of one block of 30 constituents by EPiC, beside its evaluations alone, in seconds.
 
-    What the call adds (multiplicity flow, noise, sorting, decoding to physical units) is what the tables leave out when they
+    What the call adds (multiplicity flow, sorting, decoding to physical units) is what the tables leave out when they
     take the time of a jet as evaluations times the time of one.
     """
-    contender = contenders(30, extent)[0]
+    epic = contenders(30, extent)[0][0]
     clouds = synthetic_jets(extent.block, 30)
-    # A single step: trained or not, a flow takes the same time.
-    settings = replace(settings_of(contender.config), multiplicity=MultiplicityConfig(steps=1))
-    columns = cloud_columns(clouds, [scale.name for scale in contender.transform.clouds])
-    multiplicity = build_multiplicity(settings.multiplicity, len(columns), 1)
-    multiplicity.fit(clouds.counts, np.stack(list(columns.values()), axis=1), np.zeros(len(clouds), np.int64), seed=0)
-    generator = Generator(contender.ema, multiplicity, contender.transform, settings)
-    contender.warm_up(extent.seconds)
-    evaluations = contender.sample() * settings.sampling.steps * extent.block
+    columns = cloud_columns(clouds, [scale.name for scale in epic.transform.clouds])
+    features = np.stack(list(columns.values()), axis=1)
+    epic.generator.multiplicity.fit(clouds.counts, features, np.zeros(len(clouds), np.int64), seed=0)
+    epic.warm_up(extent.seconds)
+    evaluations = epic.sample() * epic.config.sampling.steps * extent.block
     start = time.perf_counter()
-    generator.sample(extent.block, device="cpu")
+    epic.generator.sample(extent.block, device="cpu")
     return {"call": time.perf_counter() - start, "evaluations": evaluations}
 
 
