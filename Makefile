@@ -44,6 +44,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/repo-review . --show errskip
 
+docs: $(VENV)/installed-dev
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
+
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
 

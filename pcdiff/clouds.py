@@ -36,8 +36,6 @@ class PointClouds:
     Build one with :meth:`from_flat` or :meth:`from_padded`, or read one with :func:`pcdiff.read`.
 
     Attributes:
-        points: awkward array of type ``n * var * {name: dtype, ...}``, columns in schema order.
-        features: awkward array of type ``n * {name: dtype, ...}``.
         schema: the meaning of the columns.
         provenance: plain data for JSON: source files, recipe, seeds, versions.
     """

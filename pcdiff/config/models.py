@@ -177,7 +177,7 @@ class ScheduleConfig(_Section):
 
 class LossConfig(_Section):
     weight: Literal["epsilon", "velocity"] = "epsilon"
-    """Weight over time: |eps - eps_hat|^2 as it is, or divided by alpha^2 (the error of the net's own output)."""
+    """Weight over time: the squared error of the noise as it is, or divided by alpha^2 (the error of the net's own output)."""
     times: Literal["uniform", "low-discrepancy"] = "low-discrepancy"
     """How times are drawn: independently, or spread evenly over each batch."""
 

@@ -1,10 +1,10 @@
 r"""The denoising objective.
 
-    L = E_t,x0,eps [ w(t) |eps - eps_hat(x_t, t)|^2 ]
+    ``L = E_t,x0,eps [ w(t) |eps - eps_hat(x_t, t)|^2 ]``
 
 (Denoising Diffusion Probabilistic Models, arXiv 2006.11239.) In the preconditioned form of :mod:`pcdiff.diffusion.denoiser` the error of the noise
-is that of the net's output F times alpha / r, so with weight ``epsilon`` (w = 1) the loss is (alpha / r)^2 |F - F*|^2 and with weight
-``velocity`` (w = (r / alpha)^2) it is |F - F*|^2, both finite at each t.
+is that of the net's output F times alpha / r, so with weight ``epsilon`` (w = 1) the loss is ``(alpha / r)^2 |F - F*|^2`` and with weight
+``velocity`` (w = (r / alpha)^2) it is ``|F - F*|^2``, both finite at each t.
 
 The square is averaged over the valid entries of each cloud by itself, so a large cloud counts as much as a small one.
 """

@@ -81,7 +81,7 @@ def wasserstein(
 ) -> float:
     """Wasserstein-1 distance of two samples of one number, in the unit of that number.
 
-    W1 = integral of |F_real(x) - F_generated(x)| dx over the empirical distribution functions F (Ramdas et al., "On
+    ``W1 = integral of |F_real(x) - F_generated(x)| dx`` over the empirical distribution functions F (Ramdas et al., "On
     Wasserstein Two Sample Testing and Related Families of Nonparametric Tests", arXiv 1509.02237). On relative jet
     masses this is W1M, on each constituent feature W1P, of Kansal et al., "Particle Cloud Generation with Message
     Passing Generative Adversarial Networks", arXiv 2106.11535.

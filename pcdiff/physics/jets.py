@@ -36,7 +36,7 @@ __all__ = [
 def mass(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Invariant mass of each jet's constituents, in GeV, shape (n,).
 
-    m^2 = E^2 - |p|^2 of the summed four-momentum, evaluated so that collinear constituents keep their precision: see
+    ``m^2 = E^2 - |p|^2`` of the summed four-momentum, evaluated so that collinear constituents keep their precision: see
     :func:`_invariant_mass`.
 
     Raises:
@@ -145,7 +145,7 @@ def _numbers(array: ak.Array) -> npt.NDArray[np.float64]:
 
 
 def _invariant_mass(pt: ak.Array, eta: ak.Array, phi: ak.Array, mass: ak.Array) -> npt.NDArray[np.float64]:
-    """Mass of the summed four-momentum of each list, shape (n,), without the cancellation in E^2 - |p|^2.
+    """Mass of the summed four-momentum of each list, shape (n,), without the cancellation in ``E^2 - |p|^2``.
 
     The frame is rotated about the beam so that the sum points along x, and boosted along the beam so that the
     pT-weighted mean rapidity y is 0. Both leave the mass as it is. There

@@ -25,7 +25,7 @@ def test_plain_uproot_finds_the_names_of_the_tree(tmp_path: Path, jets: PointClo
 def test_the_reader_is_found_by_content(tmp_path: Path, jets: PointClouds) -> None:
     path = registry.write(jets, tmp_path / "jets.root", format="rntuple", metadata={"seed": 7})
     found = registry.inspect(path)
-    assert (found.format, found.clouds, dict(found.metadata)) == ("rntuple", len(jets), {"seed": 7})
+    assert (found.format, found.clouds, dict(found.metadata)) == ("rntuple", len(jets), {**jets.provenance, "seed": 7})
     assert {column.source: column.feature for column in found.columns}["Constituent_etarel"] == "etarel"
 
 

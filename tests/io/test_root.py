@@ -203,9 +203,10 @@ def test_halos_have_their_own_names(tmp_path: Path, format: str) -> None:
 
 
 def test_inspect_tells_stored_from_derived(tmp_path: Path) -> None:
-    path = registry.write(make_jets(5, phi=False), tmp_path / "jets.root", metadata={"seed": 1})
+    jets = make_jets(5, phi=False)
+    path = registry.write(jets, tmp_path / "jets.root", metadata={"seed": 1})
     found = registry.inspect(path)
-    assert (found.format, found.clouds, dict(found.metadata)) == ("root", 5, {"seed": 1})
+    assert (found.format, found.clouds, dict(found.metadata)) == ("root", 5, {**jets.provenance, "seed": 1})
     features = {column.source: column.feature for column in found.columns}
     assert features["Constituent_ptrel"] == "ptrel"
     assert features["Jet_pt"] == "pt"
