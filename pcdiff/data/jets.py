@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import reduce
 from importlib.metadata import version
 from operator import or_
@@ -31,7 +32,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pcdiff import io
 from pcdiff.clouds import PointClouds
@@ -283,18 +284,19 @@ def _bar(recipe: _Recipe, done: int, *, shown: bool) -> Iterator[Any]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]} jets/s"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]} left"),
     )
-    # Shards take many seconds each: a rate over rich's 30 seconds would see one of them or none.
-    with Progress(*columns, disable=not shown, speed_estimate_period=600) as bar:
-        task = bar.add_task("", total=recipe.count, completed=done, process=recipe.process, rate="-")
+    with Progress(*columns, disable=not shown) as bar:
+        task = bar.add_task("", total=recipe.count, completed=done, process=recipe.process, rate="-", left="-")
         start, made = time.monotonic(), 0
 
         def advance(jets: int) -> None:
             nonlocal made
             made += jets
-            bar.update(task, advance=jets, rate=f"{made / (time.monotonic() - start):.0f}")
+            # Not rich's estimate: shards end several at a time, and the pauses between them are what counts.
+            rate = made / (time.monotonic() - start)
+            left = timedelta(seconds=round((recipe.count - done - made) / rate))
+            bar.update(task, advance=jets, rate=f"{rate:.0f}", left=left)
 
         yield advance
 
