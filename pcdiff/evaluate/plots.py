@@ -5,7 +5,7 @@ Figures are made without pyplot, so that nothing is left behind in a notebook or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hist
@@ -144,7 +144,7 @@ def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measur
                 **style,
             )
             _draw_ratio(below, centres, *ratios[place], limit, style)
-        _finish(main, below, observable, true, limit)
+        _finish(main, below, observable, [true, *drawn.values()], limit)
     return page
 
 
@@ -237,9 +237,10 @@ def _draw_ratio(
 
 
 def _finish(
-    main: Axes, below: Axes, observable: Observable, true: hist.Hist[hist.storage.Weight], limit: float
+    main: Axes, below: Axes, observable: Observable, drawn: Sequence[hist.Hist[hist.storage.Weight]], limit: float
 ) -> None:
-    edges, heights = true.axes[0].edges, true.values()
+    edges = drawn[0].axes[0].edges
+    heights = np.concatenate([each.values() + np.sqrt(each.variances()) for each in drawn])
     if observable.log_x:
         below.set_xscale("log")
     elif observable.integer:
