@@ -26,7 +26,7 @@ from pcdiff.config import (
     SamplingConfig,
     TransformerConfig,
 )
-from pcdiff.data import jets as jets_recipe
+from pcdiff.data.pythia import Recipe, selected_jets
 from pcdiff.diffusion import GRIDS, Denoiser, build_schedule, ddim
 from pcdiff.generator import Generator, Settings, build_denoiser
 from pcdiff.loader import CloudBatch, Loader, batch_of
@@ -285,7 +285,7 @@ class PythiaJets:
 
     def __init__(self, jets: int) -> None:
         self.jets = jets
-        recipe = jets_recipe._Recipe(
+        recipe = Recipe(
             process="g",
             count=jets,
             seed=0,
@@ -296,7 +296,7 @@ class PythiaJets:
             significant_bits=None,
             shard_size=jets,
         )
-        self.pieces = jets_recipe._selected(recipe, recipe.pythia_seed(0))
+        self.pieces = selected_jets(recipe, recipe.pythia_seed(0))
         first, second = (self._piece() for _ in range(2))
         self.start_seconds = max(0.0, first - second)
 

@@ -114,7 +114,8 @@ class _Counts(nn.Module):
         return np.asarray(special.ndtri(np.clip(level, _EDGE, 1 - _EDGE)))
 
     def inverse(self, normals: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        found = np.searchsorted(self.cumulative.numpy(), special.ndtr(normals), side="right")
+        level: npt.NDArray[np.float64] = np.asarray(special.ndtr(normals))
+        found = np.searchsorted(self.cumulative.numpy(), level, side="right")
         return np.minimum(found, len(self.cumulative) - 1).astype(np.int64)
 
 

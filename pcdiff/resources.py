@@ -42,7 +42,9 @@ def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     """
     given = Path(name).expanduser()
     root = _root()
-    places = [Path(), *([beside] if beside is not None else []), root, *(root / folder for folder in _FOLDERS)]
+    # Only names that begin with a shipped folder: a checkout's root also holds what its user left there.
+    whole = [root] if given.parts[:1] and given.parts[0] in _FOLDERS else []
+    places = [Path(), *([beside] if beside is not None else []), *whole, *(root / folder for folder in _FOLDERS)]
     candidates = [given] if given.is_absolute() else [place / given for place in places]
     for candidate in candidates:
         if candidate.exists() or (glob.has_magic(str(given)) and glob.glob(str(candidate), recursive=True)):

@@ -55,3 +55,10 @@ def test_a_missing_name_gives_one_line_with_the_nearest(empty: Path, tmp_path: P
         find("event.root")
     with pytest.raises(DataError, match=r"no file matches this pattern"):
         find(str(tmp_path / "*.root"))
+
+
+def test_what_a_user_left_in_a_checkout_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pyproject.toml", "*.toml", "tests"):
+        with pytest.raises(DataError, match="nor among what pcdiff ships"):
+            find(name)

@@ -29,8 +29,7 @@ def build_net(
         point_names: names of the F point features, in their order in the tensors.
 
     Raises:
-        ConfigError: a coordinate of the graph net is not among the point features, or the number of attention heads
-            does not divide the width.
+        ConfigError: a coordinate of the graph net is not among the point features.
     """
     # Each kind imports only what it needs: torch_geometric alone takes seconds.
     if isinstance(config, EpicConfig):
@@ -40,8 +39,6 @@ def build_net(
     if isinstance(config, TransformerConfig):
         from pcdiff.nets.transformer import TransformerNet
 
-        if config.hidden % config.heads:
-            raise ConfigError(f"net.heads: found {config.heads}, expected a divisor of net.hidden = {config.hidden}")
         return TransformerNet(config, features, conditions)
     from pcdiff.nets.graph import GraphNet
 
