@@ -11,7 +11,7 @@ sorted by size, and pass through the sampler in blocks of similar size, so littl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,10 +200,20 @@ class Generator:
         steps: int | None = None,
         grid: str | None = None,
         device: str = "auto",
+        progress: Callable[[int], None] | None = None,
     ) -> PointClouds:
         """Generate clouds in memory; arguments as for :meth:`iterate`."""
         pieces = self.iterate(
-            n, seed=seed, type=type, given=given, sampler=sampler, order=order, steps=steps, grid=grid, device=device
+            n,
+            seed=seed,
+            type=type,
+            given=given,
+            sampler=sampler,
+            order=order,
+            steps=steps,
+            grid=grid,
+            device=device,
+            progress=progress,
         )
         return PointClouds.concatenate(list(pieces))
 
@@ -219,6 +229,7 @@ class Generator:
         steps: int | None = None,
         grid: str | None = None,
         device: str = "auto",
+        progress: Callable[[int], None] | None = None,
     ) -> Iterator[PointClouds]:
         """Generate clouds piece by piece, in constant memory.
 
@@ -229,6 +240,7 @@ class Generator:
             given: take the number of points, the cloud features and the type of each cloud from here instead of drawing them.
             sampler, order, steps, grid: override the generator's default sampler (see :class:`~pcdiff.config.SamplingConfig`).
             device: see :func:`pick_device`.
+            progress: called now and then with the number of clouds made since the last call.
 
         Yields:
             Clouds in physical units, in order, points by falling pT.
@@ -264,7 +276,7 @@ class Generator:
         for start in range(0, n, _WINDOW * _BLOCK):
             size = min(_WINDOW * _BLOCK, n - start)
             counts, features, types = self._conditions(start, size, seed, type, given)
-            points = self._points(start, counts, features, types, seed, chosen, where)
+            points = self._points(start, counts, features, types, seed, chosen, where, progress)
             yield self._decode(points, counts, features, types, provenance)
 
     def _conditions(
@@ -301,6 +313,7 @@ class Generator:
         seed: int,
         chosen: SamplingConfig,
         device: torch.device,
+        progress: Callable[[int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Standardised points of all clouds, flat, shape (sum of counts, F)."""
         width = len(self.transform.points)
@@ -323,6 +336,8 @@ class Generator:
             )
             rows = (offsets[index][:, None] + np.arange(largest))[mask]
             out[rows] = x.cpu().numpy()[mask]
+            if progress is not None:
+                progress(len(index))
         if not np.isfinite(out).all():
             raise ModelError(
                 f"the generator's output is not finite in {int((~np.isfinite(out)).any(axis=1).sum())} of {len(out)} points; "

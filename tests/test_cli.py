@@ -171,6 +171,13 @@ def test_info_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^{name} +\S", shown, re.MULTILINE)
 
 
+def test_sample_takes_conditions_from_a_file(work: Path) -> None:
+    assert main(["sample", "runs/tiny", "--given", "validation.parquet", "-o", "out.parquet"]) == 0
+    given, made = pcdiff.read("validation.parquet"), pcdiff.read("out.parquet")
+    assert (made.counts == given.counts).all()
+    assert (made.feature("pt") == given.feature("pt")).all()
+
+
 def test_sample_writes_what_python_generates(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["sample", "runs/tiny", "-n", "1e2", "--seed", "7", "--steps", "3", "--order", "1", "-o", "out.parquet"]
     assert main(argv) == 0
@@ -316,7 +323,8 @@ SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
             ("sample", "runs/tiny", "-n", "inf", "-o", "x.root"),
             "pcdiff sample: error: argument -n: found 'inf', expected",
         ),
-        (("sample", "runs/tiny"), "pcdiff sample: error: the following arguments are required: -n, -o/--output"),
+        (("sample", "runs/tiny", "-n", "1"), "pcdiff sample: error: the following arguments are required: -o/--output"),
+        (("sample", "runs/tiny", "-o", "x.root"), "pcdiff: error: say how many clouds to generate"),
         (
             ("data", "make", "jets", "--process", "g", "-n", "9", "--pt", "800"),
             "pcdiff data make jets: error: argument --pt: found '800', expected LOW:HIGH, for example 800:1600",

@@ -62,6 +62,13 @@ def test_pieces_join_to_the_whole(generator: Generator) -> None:
     assert np.unique(np.concatenate([piece.feature("phi") for piece in pieces])).size > 16_900
 
 
+def test_progress_counts_each_cloud_once(generator: Generator) -> None:
+    seen: list[int] = []
+    generator.sample(3000, steps=1, progress=seen.append)
+    assert sum(seen) == 3000
+    assert len(seen) > 1
+
+
 def test_clouds_are_physical(generator: Generator) -> None:
     clouds = generator.sample(2000, seed=2).validate()
     ptrel = clouds.column("ptrel")

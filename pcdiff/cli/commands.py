@@ -9,8 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from pcdiff.errors import PcdiffError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from pcdiff.clouds import PointClouds
 
 
 def train(args: argparse.Namespace) -> None:
@@ -32,18 +33,22 @@ def train(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """``pcdiff sample``"""
-    from pcdiff.cli.progress import counted
+    from pcdiff.cli.progress import bar
     from pcdiff.generator import Generator
-    from pcdiff.io import write
+    from pcdiff.io import read, write
+    from pcdiff.resources import find
 
     generator = Generator.load(args.generator)
+    chosen = _given(args, "n", "seed", "type", "steps", "order", "grid", "sampler", "device")
+    if "given" in args:
+        chosen["given"] = read(find(args.given))
+        chosen.setdefault("n", len(chosen["given"]))
+    n = chosen.get("n", 0)
     start = time.monotonic()
-    pieces = generator.iterate(args.n, **_given(args, "seed", "type", "steps", "order", "grid", "sampler", "device"))
-    # Closed at once when the writer fails, so that the bar is gone before the error is printed.
-    with closing(counted(pieces, "sampling", args.n)) as shown:
-        path = write(shown, args.output, **_given(args, "format"))
+    with bar("sampling", n or None) as advance:
+        path = write(generator.iterate(**chosen, progress=advance), args.output, **_given(args, "format"))
     took = time.monotonic() - start
-    _say(f"{path}: {args.n:,} clouds in {took:.1f} s, {args.n / took:,.0f} a second")
+    _say(f"{path}: {n:,} clouds in {took:.1f} s, {n / took:,.0f} a second")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -81,7 +86,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """``pcdiff convert``"""
-    from pcdiff.cli.progress import counted
+    from pcdiff.cli.progress import bar
     from pcdiff.io import iterate, write
     from pcdiff.resources import find
 
@@ -89,8 +94,14 @@ def convert(args: argparse.Namespace) -> None:
     if "input_format" in args:
         options["format"] = args.input_format
     pieces = iterate(map(find, args.inputs), **_given(args, "step_size"), **options)
-    with closing(counted(pieces, "converting")) as shown:
-        path = write(shown, args.output, **_given(args, "format"))
+
+    def counted(advance: Callable[[int], None]) -> Iterator[PointClouds]:
+        for piece in pieces:
+            yield piece
+            advance(len(piece))
+
+    with bar("converting") as advance:
+        path = write(counted(advance), args.output, **_given(args, "format"))
     _say(str(path))
 
 

@@ -95,12 +95,15 @@ def _add_training(names: Any) -> None:
 def _add_sampling(names: Any) -> None:
     sample = _command(names, "sample", commands.sample, "generate point clouds")
     sample.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
-    sample.add_argument("-n", dest="n", metavar="N", type=_count, required=True, help="number of clouds")
+    sample.add_argument("-n", dest="n", metavar="N", type=_count, help="number of clouds; that of --given by default")
     sample.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format"
     )
     sample.add_argument("--format", metavar="NAME", help="file format, where the suffix does not say")
     sample.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same clouds")
+    sample.add_argument(
+        "--given", metavar="FILE", help="take number of points, features and type of each cloud from here"
+    )
     sample.add_argument("--type", metavar="NAME", help="generate only this type, for example t")
     sample.add_argument("--steps", metavar="STEPS", type=_count, help="number of steps of the sampler")
     sample.add_argument("--order", metavar="ORDER", type=_count, help="order of the sampler: 1 or 2")

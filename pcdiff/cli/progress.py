@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pcdiff.clouds import PointClouds
-
-__all__ = ["counted"]
+__all__ = ["bar"]
 
 
 class _Rate(ProgressColumn):
@@ -19,14 +18,18 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} a second")
 
 
-def counted(pieces: Iterable[PointClouds], label: str, total: int | None = None) -> Generator[PointClouds, None, None]:
-    """The same pieces, under a bar on stderr that counts clouds; ``total`` is their number, where known."""
+@contextmanager
+def bar(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that counts clouds; gives the function that counts some more.
+
+    Args:
+        label: what is being done.
+        total: number of clouds, where known.
+    """
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
     if total is not None:
         columns += [TextColumn("left"), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
-        for piece in pieces:
-            yield piece
-            progress.advance(task, len(piece))
+        yield lambda clouds: progress.advance(task, clouds)
