@@ -142,14 +142,14 @@ class Contender(ABC):
         config: Config,
         transform: Transform,
         batches: Sequence[Callable[[], CloudBatch]],
-        typical_batch: float,
+        mean_batch: float,
     ) -> None:
         self.name = name
         self.model = model
         self.config = config
         self.transform = transform
         self.batches = batches
-        self.typical_batch = typical_batch
+        self.mean_batch = mean_batch
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
         self.counters = Counters()
@@ -171,7 +171,7 @@ class Contender(ABC):
                 self.ema,
                 self.optimiser,
                 batch,
-                self.typical_batch,
+                self.mean_batch,
                 self.transform,
                 self.config,
                 self.counters,
@@ -203,7 +203,7 @@ class Ours(Contender):
         batches = [partial(batch_of, encoded, index) for index in _spread(epoch, steps)]
         settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
         model = build_denoiser(settings, transform)
-        super().__init__(config.net.kind, model, config, transform, batches, loader.typical_batch)
+        super().__init__(config.net.kind, model, config, transform, batches, loader.mean_batch)
         self.sampled = len(sampled)
         self.counts = encoded.counts[sampled]
         self.features = {scale.name: scale.inverse(np.zeros(len(sampled))) for scale in transform.clouds}
@@ -220,7 +220,7 @@ class Reference(Contender):
     """The usual transformer on jets that are all padded to the largest that there can be, as JetNet's files hold them."""
 
     def __init__(self, config: Config, transform: Transform, loader: Loader, steps: int, constituents: int) -> None:
-        size = round(loader.typical_batch)
+        size = round(loader.mean_batch)
         index = np.random.default_rng(0).permutation(len(loader.encoded))[: size * steps]
         padded = _pad(batch_of(loader.encoded, index), constituents)
         parts = torch.arange(len(index)).chunk(steps)

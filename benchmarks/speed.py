@@ -72,7 +72,7 @@ def measure(
                 "net": contender.name,
                 "parameters": sum(p.numel() for p in contender.model.parameters()),
                 "training": {
-                    "clouds_per_step": contender.typical_batch,
+                    "clouds_per_step": contender.mean_batch,
                     "clouds_per_second": _summary([1 / seconds for seconds in train[contender.name]]),
                     "ratio": _ratio(train[REFERENCE], train[contender.name]),
                 },

@@ -38,7 +38,7 @@ class Counters:
         epoch, batch: the next batch.
         skipped: steps skipped so far because loss or gradient was not finite.
         skipped_in_a_row: those since the last good step.
-        loss_sum, loss_count: mean loss since the last line of metrics.
+        loss_sum, loss_count: losses of the clouds since the last line of metrics, and their number.
     """
 
     step: int = 0
@@ -67,7 +67,10 @@ def save(
             temporary / "state.json",
             {"format_version": FORMAT_VERSION, "counters": asdict(counters), "sha256": sha256(file)},
         )
-    for old in _folders(run)[keep:]:
+    folders = _folders(run)
+    here = folders.index(folder)
+    # Newer ones were damaged, or this one would not have been started from: they must not count as kept.
+    for old in [*folders[:here], *folders[here + keep :]]:
         shutil.rmtree(old)
     return folder
 
@@ -93,7 +96,7 @@ def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: torch.op
 
 def _folders(run: Path) -> list[Path]:
     """Checkpoints, the newest first."""
-    return sorted((run / "checkpoints").glob("step_????????"), reverse=True)
+    return sorted((run / "checkpoints").glob("step_*"), key=lambda folder: int(folder.name[5:]), reverse=True)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -104,7 +107,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder / 'state.json'}: has format version {version}, expected at most {FORMAT_VERSION}; update pcdiff"
         )
     file = folder / "state.safetensors"
-    if not file.is_file() or sha256(file) != data["sha256"]:
+    if not file.is_file() or sha256(file) != data.get("sha256"):
         raise DataError(f"{file}: is missing or damaged (its SHA-256 is not the one in state.json)")
     return data, safetensors.torch.load_file(file)
 

@@ -10,6 +10,7 @@ sorted by size, and pass through the sampler in blocks of similar size, so littl
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from pcdiff.errors import DataError, ModelError, PcdiffError, suggest
 from pcdiff.files import atomic_folder, read_json, sha256, write_json
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.nets import build_net
+from pcdiff.seeds import Purpose, stream
 from pcdiff.transforms import Transform, cloud_columns
 
 __all__ = ["Generator", "Settings", "build_denoiser", "pick_device"]
@@ -171,7 +173,7 @@ class Generator:
             transform = Transform.from_dict(data["transform"])
             types = tuple(map(float, data["types"]))
             files, provenance = dict(data["files"]), dict(data["provenance"])
-        except (KeyError, TypeError, ValidationError, DataError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: not a complete generator: {_one_line(error)}") from error
         denoiser = build_denoiser(settings, transform)
         multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), max(1, len(transform.types)))
@@ -252,10 +254,15 @@ class Generator:
             if given is None:
                 raise DataError("say how many clouds to generate")
             n = len(given)
-        if n < 1 or (given is not None and n > len(given)):
-            raise DataError(
-                f"cannot generate {n} clouds" + (f" from the {len(given)} given" if given is not None else "")
-            )
+        if given is not None:
+            given.validate("given")
+            if type is not None:
+                raise DataError("the type is that of the given clouds; choose type or given")
+        most = n if given is None else len(given)
+        if operator.index(n) < 1 or n > most:
+            raise DataError(f"cannot generate {n} clouds" + ("" if given is None else f" from the {most} given"))
+        if operator.index(seed) < 0:
+            raise DataError(f"seed is {seed}; expected a whole number from 0")
         try:
             chosen = SamplingConfig.model_validate(
                 self.settings.sampling.model_dump()
@@ -297,6 +304,8 @@ class Generator:
                 types = np.searchsorted(np.cumsum(self.types)[:-1], uniform[:, 0], side="right").astype(np.int64)
             counts, values = self.multiplicity.draw(normal, types)
         features = {name: values[:, k].astype(np.float32) for k, name in enumerate(names)}
+        if "phi" not in features and given is not None and "phi" in given.schema.cloud_names:
+            features["phi"] = given[start : start + size].feature("phi").astype(np.float32)
         if "phi" not in features:
             # The beams are symmetric about their axis. Rounded to float32 the largest value must stay below pi.
             phi = (2 * np.pi * uniform[:, 1] - np.pi).astype(np.float32)
@@ -376,8 +385,8 @@ def _pieces(
         first += len(block)
 
 
-def _stream(seed: int, block: int, purpose: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block, purpose])))
+def _noise(seed: int, purpose: Purpose, block: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(stream(seed, purpose, block)))
 
 
 def _cloud_noise(
@@ -386,7 +395,7 @@ def _cloud_noise(
     """Uniforms (size, 2) and normals (size, width) of the clouds from ``start``, a multiple of the block, on."""
     uniform, normal = [], []
     for block in range(start // _BLOCK, -(-(start + size) // _BLOCK)):
-        rng = _stream(seed, block, 0)
+        rng = _noise(seed, Purpose.CLOUDS, block)
         uniform.append(rng.random((_BLOCK, 2)))
         normal.append(rng.standard_normal((_BLOCK, width)))
     return np.concatenate(uniform)[:size], np.concatenate(normal)[:size]
@@ -395,7 +404,7 @@ def _cloud_noise(
 def _point_noise(seed: int, start: int, size: int, points: int, width: int) -> npt.NDArray[np.float32]:
     """Normals (size, points, width). A stream is filled point by point, so asking for more points changes none of the first."""
     blocks = [
-        _stream(seed, block, 1).standard_normal((points, _BLOCK, width), np.float32).transpose(1, 0, 2)
+        _noise(seed, Purpose.POINTS, block).standard_normal((points, _BLOCK, width), np.float32).transpose(1, 0, 2)
         for block in range(start // _BLOCK, -(-(start + size) // _BLOCK))
     ]
     noise: npt.NDArray[np.float32] = np.concatenate(blocks)[:size]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pcdiff.errors import DataError
+from pcdiff.seeds import Purpose, stream
 from pcdiff.transforms import Encoded
 
 __all__ = ["CloudBatch", "Loader", "batch_of"]
@@ -79,16 +80,16 @@ class Loader:
         self.encoded = encoded
         self.points_per_batch = points_per_batch
         self.seed = seed
-        # Typical number of clouds in a batch: the scale of the batch's loss, so that each cloud of an epoch counts alike
-        # though batches of small clouds hold more of them.
-        self.typical_batch = max(1.0, points_per_batch / float(counts.mean()))
+        # Mean number of clouds in a batch: the scale of the batch's loss, so that each cloud of an epoch counts alike though
+        # batches of small clouds hold more of them.
+        self.mean_batch = len(counts) / len(self.order(0))
 
     def order(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         """The clouds of each batch of an epoch; each cloud is in exactly one."""
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng(stream(self.seed, Purpose.ORDER, epoch))
         counts = self.encoded.counts
         shuffled = rng.permutation(len(counts))
-        chunk = max(1, int(_BATCHES_IN_CHUNK * self.typical_batch))
+        chunk = max(1, int(_BATCHES_IN_CHUNK * self.points_per_batch / counts.mean()))
         batches: list[npt.NDArray[np.int64]] = []
         for start in range(0, len(shuffled), chunk):
             part = shuffled[start : start + chunk]

@@ -22,11 +22,14 @@ from scipy import special
 from torch import Tensor, nn
 
 from pcdiff.config import MultiplicityConfig
+from pcdiff.seeds import Purpose, stream
 
 __all__ = ["Draw", "EmpiricalMultiplicity", "FlowMultiplicity", "Multiplicity", "build_multiplicity"]
 
 # Knots of a stored quantile function.
 _KNOTS = 1025
+# Most rows of a type in the empirical model: more add megabytes to the generator and nothing that can be seen.
+_ROWS = 20_000
 # Uniforms are kept this far from 0 and 1, where the normal quantile is infinite.
 _EDGE = 1e-6
 
@@ -72,12 +75,16 @@ class _Marginal(nn.Module):
     """The map between one continuous column and standard normals, through its quantiles."""
 
     knots: Tensor
+    whole: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("knots", torch.zeros(_KNOTS, dtype=torch.float64))
+        # Whether all values were whole numbers: then those between them are none.
+        self.register_buffer("whole", torch.zeros((), dtype=torch.bool))
 
     def fit(self, values: npt.NDArray[Any]) -> None:
+        self.whole.fill_(bool(np.all(values == np.rint(values))))
         self.knots.copy_(torch.from_numpy(np.quantile(values.astype(np.float64), np.linspace(0, 1, _KNOTS))))
 
     def forward(self, values: npt.NDArray[Any], unit: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -91,7 +98,8 @@ class _Marginal(nn.Module):
         return np.asarray(special.ndtri(np.clip(spread, _EDGE, 1 - _EDGE)))
 
     def inverse(self, normals: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return np.interp(special.ndtr(normals), np.linspace(0, 1, _KNOTS), self.knots.numpy())
+        values = np.interp(special.ndtr(normals), np.linspace(0, 1, _KNOTS), self.knots.numpy())
+        return np.rint(values) if self.whole else values
 
 
 class _Counts(nn.Module):
@@ -152,7 +160,7 @@ class FlowMultiplicity(Multiplicity):
         self.counts.fit(counts)
         for k, marginal in enumerate(self.marginals):
             marginal.fit(features[:, k])
-        rng = np.random.default_rng([seed, 1])
+        rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
         optimiser = torch.optim.Adam(self.flow.parameters(), lr=self.config.lr)
         steps, batch = self.config.steps, min(1024, len(counts))
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -201,10 +209,9 @@ class EmpiricalMultiplicity(Multiplicity):
     def fit(
         self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64], seed: int
     ) -> None:
-        rng = np.random.default_rng([seed, 1])
-        # More rows than this add megabytes to the generator and nothing that can be seen.
-        kept = rng.permutation(len(counts))[:50_000]
-        order = kept[np.argsort(types[kept], kind="stable")]
+        rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
+        # Of each type by itself, so that a rare one keeps its rows.
+        order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:_ROWS] for kind in np.unique(types)])
         self.rows = torch.from_numpy(np.column_stack([counts[order], features[order]]).astype(np.float64))
         self.row_types = torch.from_numpy(types[order])
 

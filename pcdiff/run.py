@@ -10,24 +10,25 @@ RUN/figures/         the loss curve
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import yaml
-
 import pcdiff
-from pcdiff.config import Config, config_hash, flat, to_yaml
+from pcdiff.config import Config, config_hash, flat, load_config, to_yaml
 from pcdiff.errors import PcdiffError
 from pcdiff.files import atomic_file, read_json, write_json
 
-__all__ = ["Metrics", "describe_run"]
+__all__ = ["Metrics", "describe_run", "locked"]
 
 # Config keys that may change when a run is resumed, for they do not change what is learned.
 _FREE = ("device", "output", "tracking.")
@@ -67,19 +68,48 @@ def describe_run(run: Path, config: Config, fingerprint: Mapping[str, str], *, r
     )
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder for this process, and sweep what a kill left half-written in it.
+
+    Raises:
+        PcdiffError: another process trains in it.
+    """
+    with _made(run / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PcdiffError(f"{run}: another process is training in this folder") from error
+        for left in (*run.glob(".*.tmp"), *run.glob("checkpoints/.*.tmp")):
+            shutil.rmtree(left)
+        yield
+
+
+def _made(file: Path) -> Path:
+    """The file, after its folder was made."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PcdiffError(f"{file.parent}: cannot be made ({error.strerror})") from error
+    return file
+
+
 def _refuse_changes(run: Path, config: Config, fingerprint: Mapping[str, str]) -> None:
-    old = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    before, now = flat(Config.model_validate(old)), flat(config)
+    before, now = flat(load_config(run)), flat(config)
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and not key.startswith(_FREE)
     ]
+    # The order of the features is that of the net's inputs.
+    features = [[key for key in values if key.startswith("features.")] for values in (before, now)]
+    if not changed and features[0] != features[1]:
+        changed = [f"the features were {', '.join(features[0])}, are {', '.join(features[1])}"]
     if changed:
         raise PcdiffError(f"{run}: cannot resume with another config: {'; '.join(changed)}")
+    about = read_json(run / "run.json").get("data_fingerprint", {})
     for name, found in fingerprint.items():
-        expected = read_json(run / "run.json")["data_fingerprint"].get(name)
-        if expected != found:
+        if about.get(name) != found:
             raise PcdiffError(f"{run}: cannot resume: the {name} data have changed since the run began")
 
 

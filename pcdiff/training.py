@@ -36,7 +36,8 @@ from pcdiff.io import read
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.resources import find
-from pcdiff.run import Metrics, describe_run
+from pcdiff.run import Metrics, describe_run, locked
+from pcdiff.seeds import Purpose, stream
 from pcdiff.tracking import Mirror
 from pcdiff.transforms import Encoded, Transform, cloud_columns
 
@@ -47,9 +48,6 @@ _LAST_TRANSFER = 15.0
 
 # What a generator says about the run that made it.
 _PROVENANCE = ("name", "created", "config_hash", "data_fingerprint", "versions")
-
-# Independent random streams of a run.
-_STEP, _VALIDATION = 1, 2
 
 
 def train(config: Config | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -72,12 +70,18 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
     run = Path(config.output or f"runs/{config.name}")
     device = pick_device(config.device)
     data = _load_data(config)
-    describe_run(run, config, data.fingerprint, resume=resume)
+    with locked(run):
+        describe_run(run, config, data.fingerprint, resume=resume)
+        _train(run, config, data, device, progress=progress)
+    return run
 
+
+def _train(run: Path, config: Config, data: _Data, device: torch.device, *, progress: bool) -> None:
+    """The run, from its newest checkpoint or from the start."""
     settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
     multiplicity = _fit_multiplicity(run, config, data)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(_word(config.seed, Purpose.WEIGHTS))
         model = build_denoiser(settings, data.transform).to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
@@ -86,10 +90,11 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
     validation = Loader(data.validation, config.training.points_per_batch, config.seed)
 
     def keep() -> None:
-        checkpoint.save(run, counters, model, ema, optimiser, keep=config.training.keep)
+        # The generator first: killed in between, a resumed run makes both again.
         about = read_json(run / "run.json")
         provenance = {name: about[name] for name in _PROVENANCE} | {"steps": counters.step}
         Generator(ema, multiplicity, data.transform, settings, data.types, provenance).save(run / "generator")
+        checkpoint.save(run, counters, model, ema, optimiser, keep=config.training.keep)
 
     metrics = Metrics(run / "metrics.jsonl")
     mirror = Mirror(run, config.tracking.uri, config.tracking.experiment, config.tracking.interval)
@@ -101,7 +106,7 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         with _stop_requests() as requests, _Bar(config, counters, shown=progress) as bar:
             for batch in _batches(loader, counters, last):
                 norm = _step(
-                    model, ema, optimiser, batch.to(device), loader.typical_batch, data.transform, config, counters
+                    model, ema, optimiser, batch.to(device), loader.mean_batch, data.transform, config, counters
                 )
                 done = counters.step
                 line: dict[str, float] = {}
@@ -111,9 +116,10 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
                     line["loss/validation"] = _validate(ema, validation, config, device)
                 if line:
                     metrics.append(done, line)
-                if done % config.training.checkpoint_every == 0 or done == last or requests:
+                stop = bool(requests)
+                if done % config.training.checkpoint_every == 0 or done == last or stop:
                     keep()
-                if requests:
+                if stop:
                     status = "KILLED"
                     raise requests[0]
         loss_curve(run / "metrics.jsonl", run / "figures" / "loss.png")
@@ -122,7 +128,6 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         metrics.close()
         if config.tracking.enabled:
             mirror.stop(timeout=_LAST_TRANSFER, status=status)
-    return run
 
 
 def _step(
@@ -130,7 +135,7 @@ def _step(
     ema: Denoiser,
     optimiser: torch.optim.Optimizer,
     batch: CloudBatch,
-    typical_batch: float,
+    mean_batch: float,
     transform: Transform,
     config: Config,
     counters: Counters,
@@ -139,10 +144,11 @@ def _step(
 
     A step whose loss or gradient is not finite changes no weight. It is counted, and too many in a row end the run.
     """
-    rng = _rng(config.seed, _STEP, counters.step)
+    rng = _rng(config.seed, Purpose.STEP, counters.step)
     if config.features.reflect:
         batch = _reflect(batch, transform, rng)
-    loss = _losses(model, batch, config, rng).sum() / typical_batch
+    losses = _losses(model, batch, config, rng)
+    loss = losses.sum() / mean_batch
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))
@@ -164,8 +170,8 @@ def _step(
     decay = min(config.optim.ema, (1 + counters.step) / (10 + counters.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-    counters.loss_sum += loss.item()
-    counters.loss_count += 1
+    counters.loss_sum += losses.detach().sum().item()
+    counters.loss_count += len(batch)
     return norm
 
 
@@ -199,7 +205,7 @@ def _validate(ema: Denoiser, loader: Loader, config: Config, device: torch.devic
     """Mean loss of the validation clouds under the averaged weights, with the same times and noise each time."""
     total, count = 0.0, 0
     for i, batch in enumerate(loader.epoch(0)):
-        losses = _losses(ema, batch.to(device), config, _rng(config.seed, _VALIDATION, i))
+        losses = _losses(ema, batch.to(device), config, _rng(config.seed, Purpose.VALIDATION, i))
         total += float(losses.sum())
         count += len(batch)
     return total / count
@@ -216,9 +222,13 @@ def _training_line(counters: Counters, optimiser: torch.optim.Optimizer, norm: f
     return line | bar.update(counters, line.get("loss/train"))
 
 
-def _rng(seed: int, purpose: int, index: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, purpose, index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+def _rng(seed: int, purpose: Purpose, index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_word(seed, purpose, index))
+
+
+def _word(seed: int, purpose: Purpose, *index: int) -> int:
+    """One number for torch, which takes no seed sequences."""
+    return int(stream(seed, purpose, *index).generate_state(1, np.uint64)[0])
 
 
 def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBatch]:
@@ -278,7 +288,7 @@ def _fit_multiplicity(run: Path, config: Config, data: _Data) -> Multiplicity:
     if (run / "generator").is_dir():
         return Generator.load(run).multiplicity
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(_word(config.seed, Purpose.MULTIPLICITY))
         model = build_multiplicity(config.multiplicity, data.features.shape[1], max(1, len(data.transform.types)))
         model.fit(data.train.counts, data.features, data.type_index, config.seed)
     return model

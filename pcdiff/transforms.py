@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.kinematics import wrap
 from pcdiff.schema import Feature, Schema, jet_schema
 
 __all__ = ["Encoded", "Scale", "Transform", "cloud_columns", "point_columns"]
@@ -158,6 +159,12 @@ class Transform:
             features: for each cloud feature to condition on, likewise.
             use_type: condition on the cloud feature ``type`` where there is one.
         """
+        turning = sorted({"phi", "px", "py"} & set(points))
+        if turning and "phi" not in features:
+            raise DataError(
+                f"the point feature {turning[0]!r} turns with the jet, so the jet's azimuth must be known too: add phi to "
+                "features.clouds, or generate etarel, phirel and ptrel"
+            )
         columns = point_columns(clouds, list(points))
         rows = cloud_columns(clouds, list(features))
         types: tuple[str, ...] = ()
@@ -241,6 +248,8 @@ class Transform:
             types: positions in :attr:`types`, shape (n,).
         """
         columns = {scale.name: scale.inverse(points[:, i]) for i, scale in enumerate(self.points)}
+        if "phi" in columns:
+            columns["phi"] = wrap(columns["phi"].astype(np.float64)).astype(np.float32)
         rows: dict[str, npt.NDArray[Any]] = {name: np.asarray(values, np.float32) for name, values in features.items()}
         if self.types:
             names = self.schema.cloud("type").categories

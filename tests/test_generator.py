@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +164,27 @@ def test_output_that_is_not_finite_is_refused(generator: Generator) -> None:
     finally:
         with torch.no_grad():
             weight.copy_(before)
+
+
+def test_given_azimuth_is_kept_and_contradictions_are_refused(generator: Generator) -> None:
+    given = generator.sample(20, seed=4)
+    again = generator.sample(given=given, seed=5)
+    np.testing.assert_array_equal(again.feature("phi"), given.feature("phi"))
+    with pytest.raises(DataError, match="choose type or given"):
+        generator.sample(given=given, type="t")
+
+
+def test_a_seed_is_a_whole_number_from_zero(generator: Generator) -> None:
+    with pytest.raises(DataError, match="seed is -1; expected"):
+        generator.sample(3, seed=-1)
+    fraction: Any = 1.5
+    with pytest.raises(TypeError, match="integer"):
+        generator.sample(3, seed=fraction)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_chosen_order_is_the_one_that_runs(generator: Generator, order: int) -> None:
+    used = generator.sample(30, order=order, steps=3)
+    other = generator.sample(30, order=3 - order, steps=3)
+    assert used.provenance["sampling"]["order"] == order
+    assert not used.equals(other)

@@ -65,3 +65,11 @@ def test_a_batch_holds_its_clouds_padded_with_zeros() -> None:
 def test_a_cloud_larger_than_the_budget_is_refused() -> None:
     with pytest.raises(DataError, match="points_per_batch = 100"):
         Loader(encoded(), 100, seed=1)
+
+
+def test_each_cloud_of_an_epoch_weighs_alike() -> None:
+    """Batches of small clouds hold more of them; the weights len(batch) / mean_batch average to 1 over an epoch."""
+    loader = Loader(encoded(), 2000, seed=1)
+    sizes = np.array([len(index) for index in loader.order(0)])
+    assert sizes.max() > 1.5 * sizes.min()
+    assert np.mean(sizes / loader.mean_batch) == pytest.approx(1)

@@ -82,3 +82,21 @@ def test_all_clouds_of_one_size() -> None:
     counts, values = model.draw(np.random.default_rng(6).standard_normal((20, 1)), np.zeros(20, np.int64))
     assert (counts == 7).all()
     assert values.shape == (20, 0)
+
+
+def test_a_rare_type_keeps_its_rows() -> None:
+    n = 60_000
+    types = np.zeros(n, np.int64)
+    types[-2:] = 1
+    model = EmpiricalMultiplicity(0)
+    model.fit(np.where(types == 1, 9, 5), np.zeros((n, 0)), types, seed=0)
+    counts, _ = model.draw(np.random.default_rng(7).standard_normal((100, 1)), np.ones(100, np.int64))
+    assert (counts == 9).all()
+
+
+def test_whole_numbers_stay_whole(fitted: FlowMultiplicity) -> None:
+    counts = np.random.default_rng(8).integers(5, 60, 500)
+    model = FlowMultiplicity(MultiplicityConfig(steps=2, hidden=8, layers=1), 1, 1)
+    model.fit(counts, counts[:, None].astype(float), np.zeros(500, np.int64), seed=0)
+    _, values = model.draw(np.random.default_rng(9).standard_normal((200, 2)), np.zeros(200, np.int64))
+    np.testing.assert_array_equal(values, np.rint(values))

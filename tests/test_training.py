@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,10 @@ import pcdiff
 from pcdiff import checkpoint, training
 from pcdiff.config import Config
 from pcdiff.errors import PcdiffError
-from pcdiff.generator import Generator
+from pcdiff.generator import Generator, Settings, build_denoiser
+from pcdiff.loader import CloudBatch, Loader
+from pcdiff.run import locked
+from pcdiff.seeds import Purpose
 
 from .test_transforms import jets
 
@@ -152,7 +157,7 @@ def test_a_bad_step_is_skipped_and_counted(
     loss = training._losses
 
     def poisoned(model: object, batch: object, settings: Config, rng: torch.Generator) -> torch.Tensor:
-        poison = rng.initial_seed() == training._rng(3, training._STEP, 11).initial_seed()
+        poison = rng.initial_seed() == training._rng(3, Purpose.STEP, 11).initial_seed()
         return loss(model, batch, settings, rng) * (math.nan if poison else 1.0)
 
     monkeypatch.setattr(training, "_losses", poisoned)
@@ -220,7 +225,7 @@ def test_formats_give_the_same_batches(files: tuple[Path, Path], tmp_path: Path)
         data = training._load_data(
             settings.model_copy(update={"data": settings.data.model_copy(update={"train": str(path)})})
         )
-        batches = [(b.x, b.mask, b.cond) for b in training.Loader(data.train, 200, 3).epoch(0)]
+        batches = [(b.x, b.mask, b.cond) for b in Loader(data.train, 200, 3).epoch(0)]
         if expected is None:
             expected = batches
         assert data.fingerprint["train"] == clouds.fingerprint(), name
@@ -263,3 +268,119 @@ def test_training_never_waits_for_the_tracking_server(
     report = sync(run, f"sqlite:///{tmp_path / 'mlflow.db'}")
     lines = [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert report.metrics == sum(len(line) for line in lines)
+
+
+def batch_and_model(files: tuple[Path, Path], tmp_path: Path) -> tuple[Config, training._Data, Any, Any, Any, Loader]:
+    settings = config(files, tmp_path)
+    data = training._load_data(settings)
+    torch.manual_seed(0)
+    model = build_denoiser(
+        Settings(settings.net, settings.schedule, settings.multiplicity, settings.sampling), data.transform
+    )
+    loader = Loader(data.train, 200, 3)
+    return settings, data, model, copy.deepcopy(model), torch.optim.AdamW(model.parameters(), lr=1e-3), loader
+
+
+def test_moving_average_follows_its_recurrence(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """ema <- d ema + (1 - d) weights with d = min(decay, (1 + k) / (10 + k)) after step k."""
+    settings, data, model, ema, optimiser, loader = batch_and_model(files, tmp_path)
+    counters = checkpoint.Counters()
+    expected = [parameter.detach().clone() for parameter in ema.parameters()]
+    for k, batch in zip(range(1, 4), loader.epoch(0), strict=False):
+        training._step(model, ema, optimiser, batch, loader.mean_batch, data.transform, settings, counters)
+        decay = (1 + k) / (10 + k)
+        expected = [
+            decay * old + (1 - decay) * new.detach() for old, new in zip(expected, model.parameters(), strict=True)
+        ]
+    for got, want in zip(ema.parameters(), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_is_clipped_and_scaled_by_the_mean_batch(files: tuple[Path, Path], tmp_path: Path) -> None:
+    settings, data, model, ema, optimiser, loader = batch_and_model(files, tmp_path)
+    batch = next(loader.epoch(0))
+    norms = {}
+    for scale in (loader.mean_batch, 2 * loader.mean_batch):
+        counters = checkpoint.Counters()
+        fresh = copy.deepcopy(model)
+        optimiser = torch.optim.SGD(fresh.parameters(), lr=0.0)
+        norms[scale] = training._step(fresh, ema, optimiser, batch, scale, data.transform, settings, counters)
+        total = torch.stack([p.grad.norm() for p in fresh.parameters() if p.grad is not None]).norm()
+        assert float(total) <= settings.optim.clip * (1 + 1e-5)
+    first, second = norms.values()
+    assert first == pytest.approx(2 * second, rel=1e-4)
+    # What is logged is the mean over clouds, whatever the scale of the gradient.
+    assert counters.loss_count == len(batch)
+
+
+def test_reflections_flip_points_and_conditions_together(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each of the four images of a cloud occurs with probability 1/4, and a flip of etarel is one of the jet's eta."""
+    _, data, *_ = batch_and_model(files, tmp_path)
+    n = 4000
+    batch = CloudBatch(
+        torch.ones(n, 2, 3), torch.ones(n, 2, dtype=torch.bool), torch.ones(n, data.transform.conditions)
+    )
+    made = training._reflect(batch, data.transform, training._rng(0, Purpose.STEP, 0))
+    etarel, phirel, ptrel = made.x.unbind(2)
+    assert bool((etarel[:, 0] == etarel[:, 1]).all())
+    assert bool((ptrel == 1).all())
+    assert bool((made.cond[:, 2] == etarel[:, 0]).all()), "the jet's eta flips with etarel"
+    assert bool((made.cond[:, [0, 1, 3]] == 1).all())
+    for image in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        share = ((etarel[:, 0] == image[0]) & (phirel[:, 0] == image[1])).double().mean()
+        assert abs(float(share) - 0.25) < 5 * (0.25 * 0.75 / n) ** 0.5
+
+
+def test_random_streams_do_not_meet() -> None:
+    words = {
+        training._word(seed, purpose, index)
+        for seed in (0, 7, 7 + 2**32, 2**62)
+        for purpose in Purpose
+        for index in range(50)
+    }
+    assert len(words) == 4 * len(Purpose) * 50
+
+
+def test_killed_between_generator_and_checkpoint(
+    straight: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last step too, a resumed run ends with the generator of its last step."""
+    run = tmp_path / "run"
+    save = checkpoint.save
+
+    def killed(folder: Path, counters: checkpoint.Counters, *rest: object, **more: object) -> Path:
+        if counters.step == 60:
+            raise RuntimeError("killed")
+        return save(folder, counters, *rest, **more)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        training.train(config(files, run), progress=False)
+    monkeypatch.undo()
+    training.train(config(files, run), resume=True, progress=False)
+    assert Generator.load(run).provenance["steps"] == 60
+    assert weights(run) == weights(straight)
+
+
+def test_features_in_another_order_are_another_config(straight: Path, files: tuple[Path, Path]) -> None:
+    points = {"ptrel": "log", "etarel": "standard", "phirel": "standard"}
+    with pytest.raises(PcdiffError, match=r"the features were features\.points\.etarel"):
+        training.train(config(files, straight, features={"points": points}), resume=True, progress=False)
+
+
+def test_a_folder_is_trained_in_by_one_process(straight: Path, files: tuple[Path, Path]) -> None:
+    with locked(straight), pytest.raises(PcdiffError, match="another process is training"):
+        training.train(config(files, straight), resume=True, progress=False)
+
+
+def test_damaged_newer_checkpoints_do_not_displace_good_ones(files: tuple[Path, Path], tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimiser = torch.optim.AdamW(model.parameters())
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, checkpoint.Counters(step=step), model, model, optimiser, keep=3)
+    (tmp_path / "checkpoints" / "step_00000030" / "state.json").write_text("{")
+    found = checkpoint.load_newest(tmp_path, model, model, optimiser)
+    assert found is not None
+    assert found.step == 20
+    checkpoint.save(tmp_path, checkpoint.Counters(step=25), model, model, optimiser, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000025"]

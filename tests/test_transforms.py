@@ -138,3 +138,16 @@ def test_columns_are_derived_where_they_are_not_stored() -> None:
 def test_unknown_feature_names_the_nearest() -> None:
     with pytest.raises(DataError, match="did you mean 'ptrel'"):
         Transform.fit(jets(), {"ptrell": "log"}, {})
+
+
+def test_absolute_azimuth_needs_that_of_the_jet() -> None:
+    rng = np.random.default_rng(1)
+    columns = {"pt": rng.uniform(1, 9, 6), "eta": rng.normal(size=6), "phi": rng.uniform(-3, 3, 6)}
+    jet = {"pt": rng.uniform(1, 9, 2), "phi": rng.uniform(-3, 3, 2)}
+    clouds = PointClouds.from_flat(columns, [0, 2, 6], jet, jet_schema(list(columns), list(jet)))
+    with pytest.raises(DataError, match="'phi' turns with the jet"):
+        Transform.fit(clouds, {"pt": "log", "eta": "standard", "phi": "standard"}, {"pt": "log"})
+    transform = Transform.fit(clouds, {"phi": "standard"}, {"phi": "standard"})
+    far = np.full((2, 1), 9.0, np.float32)
+    made = transform.decode(far, np.array([0, 1, 2]), {"phi": np.zeros(2)}, np.zeros(2, np.int64))
+    assert (np.abs(made.column("phi")) <= np.float32(np.pi)).all()

@@ -121,6 +121,13 @@ class FeaturesConfig(_Section):
     reflect: bool = True
     """Augment training data by the reflections that the schema names as symmetries."""
 
+    @field_validator("clouds")
+    @classmethod
+    def _type_is_apart(cls, clouds: dict[str, str]) -> dict[str, str]:
+        if "type" in clouds:
+            raise ValueError("'type' is not a number; condition on it with features.type")
+        return clouds
+
 
 class EpicConfig(_Section):
     kind: Literal["epic"] = "epic"
@@ -264,7 +271,7 @@ class Config(_Section):
     """Name of the run and of its folder."""
     output: str | None = None
     """Run folder; `runs/NAME` when absent."""
-    seed: _Whole = Field(default=0, ge=0)
+    seed: _Whole = Field(default=0, ge=0, lt=2**63)
     """Seed of everything that is drawn."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""

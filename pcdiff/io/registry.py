@@ -195,7 +195,7 @@ def read(
     """Read files into memory; arguments as for :func:`iterate`."""
     pieces = list(iterate(paths, format=format, drop_empty=drop_empty, **options))
     if not pieces:
-        raise DataError(f"{paths}: there are no clouds in it")
+        raise DataError(f"{', '.join(map(str, expand(paths)))}: there are no clouds in it")
     return PointClouds.concatenate(pieces)
 
 
