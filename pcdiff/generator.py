@@ -111,6 +111,16 @@ class Generator:
         self.types = types
         self.provenance = dict(provenance or {})
 
+    def __repr__(self) -> str:
+        transform, sampling = self.transform, self.settings.sampling
+        return (
+            f"<Generator {self.provenance.get('name', '')}: {self.settings.net.kind} net of "
+            f"{sum(parameter.numel() for parameter in self.denoiser.parameters()):,} parameters; "
+            f"points ({', '.join(scale.name for scale in transform.points)}), clouds ({', '.join(transform.schema.cloud_names)})"
+            f"{', types ' + ', '.join(transform.types) if transform.types else ''}; "
+            f"{sampling.sampler} of order {sampling.order} in {sampling.steps} steps>"
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the folder, whole or not at all."""
         with atomic_folder(path) as folder:

@@ -13,12 +13,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, NoReturn, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -29,22 +27,25 @@ from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
 from pcdiff.diffusion import Denoiser, denoising_loss, draw_times
 from pcdiff.errors import PcdiffError
+from pcdiff.evaluate import evaluate
 from pcdiff.evaluate.loss import loss_curve
 from pcdiff.files import read_json
 from pcdiff.generator import Generator, Settings, build_denoiser, pick_device
-from pcdiff.io import read
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
-from pcdiff.resources import find
 from pcdiff.run import Metrics, describe_run, locked
 from pcdiff.seeds import Purpose, stream
 from pcdiff.tracking import Mirror
-from pcdiff.transforms import Encoded, Transform, cloud_columns
+from pcdiff.training_data import TrainingData
+from pcdiff.transforms import Transform
 
 __all__ = ["train"]
 
 # Seconds that the tracking store gets at the end of a run; what it does not take by then waits for `pcdiff track sync`.
 _LAST_TRANSFER = 15.0
+
+# Times and noise drawn for each validation cloud: the loss of one draw scatters more than it falls late in training.
+_VALIDATION_DRAWS = 4
 
 # What a generator says about the run that made it.
 _PROVENANCE = ("name", "created", "config_hash", "data_fingerprint", "versions")
@@ -69,14 +70,14 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         config = load_config(config)
     run = Path(config.output or f"runs/{config.name}")
     device = pick_device(config.device)
-    data = _load_data(config)
+    data = TrainingData.load(config)
     with locked(run):
         describe_run(run, config, data.fingerprint, resume=resume)
         _train(run, config, data, device, progress=progress)
     return run
 
 
-def _train(run: Path, config: Config, data: _Data, device: torch.device, *, progress: bool) -> None:
+def _train(run: Path, config: Config, data: TrainingData, device: torch.device, *, progress: bool) -> None:
     """The run, from its newest checkpoint or from the start."""
     settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
     multiplicity = _fit_multiplicity(run, config, data)
@@ -89,11 +90,14 @@ def _train(run: Path, config: Config, data: _Data, device: torch.device, *, prog
     loader = Loader(data.train, config.training.points_per_batch, config.seed)
     validation = Loader(data.validation, config.training.points_per_batch, config.seed)
 
+    about = {name: value for name, value in read_json(run / "run.json").items() if name in _PROVENANCE}
+
+    def generator() -> Generator:
+        return Generator(ema, multiplicity, data.transform, settings, data.types, about | {"steps": counters.step})
+
     def keep() -> None:
         # The generator first: killed in between, a resumed run makes both again.
-        about = read_json(run / "run.json")
-        provenance = {name: about[name] for name in _PROVENANCE} | {"steps": counters.step}
-        Generator(ema, multiplicity, data.transform, settings, data.types, provenance).save(run / "generator")
+        generator().save(run / "generator")
         checkpoint.save(run, counters, model, ema, optimiser, keep=config.training.keep)
 
     metrics = Metrics(run / "metrics.jsonl")
@@ -114,6 +118,8 @@ def _train(run: Path, config: Config, data: _Data, device: torch.device, *, prog
                     line |= _training_line(counters, optimiser, norm, bar)
                 if done % config.training.validate_every == 0 or done == last:
                     line["loss/validation"] = _validate(ema, validation, config, device)
+                if done == last and config.training.compare:
+                    line |= _compare(generator(), data.validation_clouds[: config.training.compare], config, run)
                 if line:
                     metrics.append(done, line)
                 stop = bool(requests)
@@ -121,7 +127,7 @@ def _train(run: Path, config: Config, data: _Data, device: torch.device, *, prog
                     keep()
                 if stop:
                     status = "KILLED"
-                    raise requests[0]
+                    _stop(requests[0], run, done)
         loss_curve(run / "metrics.jsonl", run / "figures" / "loss.png")
         status = "FINISHED"
     finally:
@@ -200,14 +206,29 @@ def _lr_factor(step: int, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def _compare(generator: Generator, truth: PointClouds, config: Config, run: Path) -> dict[str, float]:
+    """Generated clouds against validation clouds: a report in the run folder, and its metrics."""
+    made = generator.sample(len(truth), seed=config.seed, device=config.device)
+    (sample,) = evaluate(truth, {config.name: made}, run / "evaluation", seed=config.seed).samples
+    return {f"validation/{metric.name}": metric.value for metric in sample.metrics}
+
+
+def _stop(request: BaseException, run: Path, step: int) -> NoReturn:
+    """End the run as it was asked to, and say how to go on."""
+    if isinstance(request, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"saved at step {step}; continue with: pcdiff train --resume {run}")
+    raise request
+
+
 @torch.no_grad()
 def _validate(ema: Denoiser, loader: Loader, config: Config, device: torch.device) -> float:
     """Mean loss of the validation clouds under the averaged weights, with the same times and noise each time."""
     total, count = 0.0, 0
     for i, batch in enumerate(loader.epoch(0)):
-        losses = _losses(ema, batch.to(device), config, _rng(config.seed, Purpose.VALIDATION, i))
-        total += float(losses.sum())
-        count += len(batch)
+        rng = _rng(config.seed, Purpose.VALIDATION, i)
+        for _ in range(_VALIDATION_DRAWS):
+            total += float(_losses(ema, batch.to(device), config, rng).sum())
+            count += len(batch)
     return total / count
 
 
@@ -242,48 +263,7 @@ def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBa
         counters.batch = 0
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Both data sets encoded, and what the multiplicity model is fitted to."""
-
-    transform: Transform
-    train: Encoded
-    validation: Encoded
-    features: npt.NDArray[Any]
-    type_index: npt.NDArray[np.int64]
-    types: tuple[float, ...]
-    fingerprint: dict[str, str]
-
-
-def _load_data(config: Config) -> _Data:
-    def load(paths: str | tuple[str, ...]) -> PointClouds:
-        names = [paths] if isinstance(paths, str) else list(paths)
-        clouds = read(
-            [find(name) for name in names],
-            format=config.data.format,
-            drop_empty=config.data.drop_empty,
-            **config.data.options,
-        )
-        return clouds if config.data.max_points is None else clouds.leading(config.data.max_points)
-
-    train_clouds, validation = load(config.data.train), load(config.data.validation)
-    transform = Transform.fit(
-        train_clouds, config.features.points, config.features.clouds, use_type=config.features.type
-    )
-    index = transform.type_index(train_clouds)
-    columns = cloud_columns(train_clouds, list(config.features.clouds))
-    return _Data(
-        transform=transform,
-        train=transform.encode(train_clouds),
-        validation=transform.encode(validation),
-        features=np.stack(list(columns.values()), axis=1) if columns else np.zeros((len(train_clouds), 0)),
-        type_index=index,
-        types=tuple((np.bincount(index) / len(index)).tolist()) if transform.types else (),
-        fingerprint={"train": train_clouds.fingerprint(), "validation": validation.fingerprint()},
-    )
-
-
-def _fit_multiplicity(run: Path, config: Config, data: _Data) -> Multiplicity:
+def _fit_multiplicity(run: Path, config: Config, data: TrainingData) -> Multiplicity:
     """The multiplicity model: the run's own when it has one, else fitted."""
     if (run / "generator").is_dir():
         return Generator.load(run).multiplicity

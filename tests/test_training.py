@@ -25,6 +25,7 @@ from pcdiff.generator import Generator, Settings, build_denoiser
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.run import locked
 from pcdiff.seeds import Purpose
+from pcdiff.training_data import TrainingData
 
 from .test_transforms import jets
 
@@ -52,6 +53,7 @@ def config(files: tuple[Path, Path], output: Path, **changes: object) -> Config:
             "log_every": 1,
             "validate_every": 20,
             "checkpoint_every": 7,
+            "compare": 0,
         },
         "multiplicity": {"layers": 1, "hidden": 8, "steps": 5},
         "tracking": {"enabled": False},
@@ -128,7 +130,7 @@ def test_ctrl_c_saves_and_resumes(
 
     monkeypatch.setattr(training, "_step", interrupted)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="saved at step 25; continue with: pcdiff train --resume"):
         training.train(settings, progress=False)
     assert signal.getsignal(signal.SIGINT) is before
     assert (run / "checkpoints" / "step_00000025").is_dir()
@@ -222,8 +224,8 @@ def test_formats_give_the_same_batches(files: tuple[Path, Path], tmp_path: Path)
     expected = None
     for name, kind in (("a.parquet", None), ("a.hdf5", None), ("a.root", None), ("b.root", "rntuple")):
         path = pcdiff.write(clouds, tmp_path / name, format=kind)
-        data = training._load_data(
-            settings.model_copy(update={"data": settings.data.model_copy(update={"train": str(path)})})
+        data = TrainingData.load(
+            settings.model_copy(update={"data": settings.data.model_copy(update={"train": (str(path),)})})
         )
         batches = [(b.x, b.mask, b.cond) for b in Loader(data.train, 200, 3).epoch(0)]
         if expected is None:
@@ -270,9 +272,9 @@ def test_training_never_waits_for_the_tracking_server(
     assert report.metrics == sum(len(line) for line in lines)
 
 
-def batch_and_model(files: tuple[Path, Path], tmp_path: Path) -> tuple[Config, training._Data, Any, Any, Any, Loader]:
+def batch_and_model(files: tuple[Path, Path], tmp_path: Path) -> tuple[Config, TrainingData, Any, Any, Any, Loader]:
     settings = config(files, tmp_path)
-    data = training._load_data(settings)
+    data = TrainingData.load(settings)
     torch.manual_seed(0)
     model = build_denoiser(
         Settings(settings.net, settings.schedule, settings.multiplicity, settings.sampling), data.transform
@@ -384,3 +386,22 @@ def test_damaged_newer_checkpoints_do_not_displace_good_ones(files: tuple[Path, 
     assert found.step == 20
     checkpoint.save(tmp_path, checkpoint.Counters(step=25), model, model, optimiser, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000025"]
+
+
+def test_a_run_ends_with_a_comparison(files: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(files, tmp_path / "run")
+    training_settings = settings.training.model_copy(update={"steps": 3, "compare": 80})
+    run = training.train(settings.model_copy(update={"training": training_settings}), progress=False)
+    report = json.loads((run / "evaluation" / "metrics.json").read_text())
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]
+    assert report["samples"][0]["clouds"] == 80
+    assert last["validation/w1_relative_mass"] == report["samples"][0]["metrics"]["w1_relative_mass"]["value"]
+
+
+def test_features_that_the_data_lack_name_config_and_feature(files: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(files, tmp_path, features={"points": {"etarell": "standard"}})
+    with pytest.raises(
+        PcdiffError, match=r"tiny: the features of the config do not fit the data: .*did you mean 'etarel'"
+    ):
+        training.train(settings, progress=False)
+    assert not (tmp_path / "run.json").exists()

@@ -55,7 +55,11 @@ _Real = Annotated[float, BeforeValidator(_no_flag)]
 
 
 def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)):
+        raise _mistake(value, "a path or a list of paths")
+    return value
 
 
 def _some(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -215,6 +219,8 @@ class TrainingConfig(_Section):
     """Steps between two checkpoints."""
     keep: _Whole = Field(default=2, ge=1)
     """Number of newest checkpoints kept."""
+    compare: _Whole = Field(default=2000, ge=0)
+    """At the end generate as many clouds as there are validation clouds, at most this many, and compare them; 0: do not."""
     max_skipped: _Whole = Field(default=20, ge=1)
     """Stop after this many steps in a row whose loss or gradient is not finite."""
 
