@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Number of points (n,) and cloud features (n, K) in physical units."""
 
 
+def _quiet() -> None:
+    """No progress to show."""
+
+
 class Multiplicity(nn.Module, ABC):
     """A model of (number of points, K cloud features | type); its tensors are stored with the generator.
 
@@ -47,9 +51,14 @@ class Multiplicity(nn.Module, ABC):
 
     @abstractmethod
     def fit(
-        self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64], seed: int
+        self,
+        counts: npt.NDArray[np.int64],
+        features: npt.NDArray[Any],
+        types: npt.NDArray[np.int64],
+        seed: int,
+        progress: Callable[[], None] = _quiet,
     ) -> None:
-        """Learn from clouds: ``counts`` (n,), ``features`` (n, K), ``types`` (n,)."""
+        """Learn from clouds: ``counts`` (n,), ``features`` (n, K), ``types`` (n,); ``progress`` is called at each step."""
 
     @abstractmethod
     def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
@@ -155,7 +164,12 @@ class FlowMultiplicity(Multiplicity):
         return torch.nn.functional.one_hot(torch.from_numpy(types), self.types).float()
 
     def fit(
-        self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64], seed: int
+        self,
+        counts: npt.NDArray[np.int64],
+        features: npt.NDArray[Any],
+        types: npt.NDArray[np.int64],
+        seed: int,
+        progress: Callable[[], None] = _quiet,
     ) -> None:
         self.counts.fit(counts)
         for k, marginal in enumerate(self.marginals):
@@ -175,6 +189,7 @@ class FlowMultiplicity(Multiplicity):
             nn.utils.clip_grad_norm_(self.flow.parameters(), 1.0)
             optimiser.step()
             schedule.step()
+            progress()
 
     def _normals(
         self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], rng: np.random.Generator
@@ -207,7 +222,12 @@ class EmpiricalMultiplicity(Multiplicity):
         self.register_buffer("row_types", torch.zeros(1, dtype=torch.int64))
 
     def fit(
-        self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64], seed: int
+        self,
+        counts: npt.NDArray[np.int64],
+        features: npt.NDArray[Any],
+        types: npt.NDArray[np.int64],
+        seed: int,
+        progress: Callable[[], None] = _quiet,
     ) -> None:
         rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
         # Of each type by itself, so that a rare one keeps its rows.

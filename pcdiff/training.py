@@ -18,7 +18,7 @@ from typing import Literal, NoReturn, Self
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from pcdiff import checkpoint
@@ -80,7 +80,7 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
 def _train(run: Path, config: Config, data: TrainingData, device: torch.device, *, progress: bool) -> None:
     """The run, from its newest checkpoint or from the start."""
     settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
-    multiplicity = _fit_multiplicity(run, config, data)
+    multiplicity = _fit_multiplicity(run, config, data, shown=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_word(config.seed, Purpose.WEIGHTS))
         model = build_denoiser(settings, data.transform).to(device)
@@ -263,14 +263,19 @@ def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBa
         counters.batch = 0
 
 
-def _fit_multiplicity(run: Path, config: Config, data: TrainingData) -> Multiplicity:
+def _fit_multiplicity(run: Path, config: Config, data: TrainingData, *, shown: bool) -> Multiplicity:
     """The multiplicity model: the run's own when it has one, else fitted."""
     if (run / "generator").is_dir():
         return Generator.load(run).multiplicity
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_word(config.seed, Purpose.MULTIPLICITY))
         model = build_multiplicity(config.multiplicity, data.features.shape[1], max(1, len(data.transform.types)))
-        model.fit(data.train.counts, data.features, data.type_index, config.seed)
+        columns = (TextColumn("multiplicity"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"))
+        with Progress(*columns, TimeRemainingColumn(), expand=True, disable=not shown) as bar:
+            task = bar.add_task("", total=config.multiplicity.steps, visible=config.multiplicity.kind == "flow")
+            model.fit(
+                data.train.counts, data.features, data.type_index, config.seed, progress=lambda: bar.advance(task)
+            )
     return model
 
 
@@ -300,13 +305,13 @@ class _Bar:
 
     def __init__(self, config: Config, counters: Counters, *, shown: bool) -> None:
         self._progress = Progress(
-            TextColumn("training {task.fields[name]}"),
-            BarColumn(),
+            TextColumn("{task.fields[name]}"),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[rate]} steps/s"),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            expand=True,
             disable=not shown,
         )
         self._task = self._progress.add_task(
