@@ -234,6 +234,7 @@ class EmpiricalMultiplicity(Multiplicity):
         order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:_ROWS] for kind in np.unique(types)])
         self.rows = torch.from_numpy(np.column_stack([counts[order], features[order]]).astype(np.float64))
         self.row_types = torch.from_numpy(types[order])
+        progress()
 
     def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
         sorted_types = self.row_types.numpy()
