@@ -10,14 +10,23 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pcdiff.errors import DataError, suggest
+from pcdiff.errors import DataError, PcdiffError, suggest
 
-__all__ = ["atomic_file", "atomic_folder", "expand", "read_json", "require_space", "sha256", "write_json"]
+__all__ = [
+    "atomic_file",
+    "atomic_folder",
+    "expand",
+    "made_folder",
+    "read_json",
+    "require_space",
+    "sha256",
+    "write_json",
+]
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -44,7 +53,7 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
                 raise DataError(f"{name}: no file matches this pattern")
             found += files
         else:
-            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = [p.name for p in path.parent.iterdir() if not p.name.startswith(".")] if path.parent.is_dir() else []
             hint = suggest(path.name, near) if near else "its folder does not exist or is empty"
             raise DataError(f"{name}: no such file; {hint}")
     return found
@@ -74,20 +83,40 @@ _REFUSED = (
 
 
 @contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line about the output."""
+def _plain_errors(path: Path, *, always: bool = False) -> Iterator[None]:
+    """Turn the operating system's refusals into one line about the output.
+
+    Args:
+        always: whether every error of the system in this block is about the output.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except PcdiffError:
+        raise
+    except Exception as error:
         code = error.errno if isinstance(error, OSError) else None
-        # HDF5 and Arrow give some refusals as text only.
-        stated = re.search(r"\berrno[ =]+(\d+)", str(error))
+        # HDF5, Arrow and safetensors give some refusals as text only.
+        stated = re.search(r"\b(?:errno[ =]+|os error )(\d+)", str(error))
         if code is None and stated:
             code = int(stated.group(1))
         if code in _FULL:
             raise DataError(f"{path}: not enough disk to write this file ({os.strerror(code)})") from error
-        if code in _REFUSED:
+        if code is not None and (code in _REFUSED or always):
             raise DataError(f"{path}: cannot be written ({os.strerror(code)})") from error
+        raise
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """A folder for outputs, made with its parents; those that it made go again if the block fails and they are empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
         raise
 
 
@@ -103,49 +132,77 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(path)
-    with _plain_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=f".tmp{target.suffix}")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            # mkstemp makes files that only their owner can read; outputs follow the user's umask.
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+    with _plain_errors(target), _temporary(target, _make_file) as temporary:
+        yield temporary
+        with _plain_errors(target, always=True):
+            _settle(temporary, 0o666, [temporary])
             temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """As :func:`atomic_file` for a folder: an older one of that name is replaced only once the new one is whole."""
     target = Path(path)
-    with _plain_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"))
-        try:
-            yield temporary
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o777 & ~mask)
-            for name in temporary.iterdir():
-                with name.open("rb") as stream:
-                    os.fsync(stream.fileno())
+    with _plain_errors(target), _temporary(target, _make_folder) as temporary:
+        yield temporary
+        with _plain_errors(target, always=True):
+            _settle(temporary, 0o777, [name for name in temporary.rglob("*") if name.is_file()])
             if target.exists():
-                old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-", suffix=".tmp"))
-                target.replace(old / target.name)
-                temporary.replace(target)
-                shutil.rmtree(old)
+                _exchange(temporary, target)
             else:
                 temporary.replace(target)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Put a folder in the place of another, which comes back when that fails."""
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-", suffix=".tmp"))
+    old = aside / target.name
+    try:
+        target.replace(old)
+        new.replace(target)
+    except BaseException:
+        if not target.exists():
+            old.replace(target)
+        with suppress(OSError):
+            aside.rmdir()
+        raise
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def _temporary(target: Path, make: Callable[[Path], Path]) -> Iterator[Path]:
+    """Something beside the target that is gone when the block ends, unless it was renamed."""
+    with ExitStack() as stack:
+        with _plain_errors(target, always=True):
+            stack.enter_context(made_folder(target.parent))
+            temporary = make(target)
+        try:
+            yield temporary
         finally:
-            if temporary.exists():
+            if temporary.is_dir():
                 shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def _make_file(target: Path) -> Path:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=f".tmp{target.suffix}")
+    os.close(handle)
+    return Path(name)
+
+
+def _make_folder(target: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"))
+
+
+def _settle(path: Path, mode: int, files: Iterable[Path]) -> None:
+    """Give it the permissions that the user's umask leaves, where tempfile gives them to the owner only; flush the files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(mode & ~mask)
+    for file in files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 from pathlib import Path
@@ -50,11 +51,13 @@ def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
         if candidate.exists() or (glob.has_magic(str(given)) and glob.glob(str(candidate), recursive=True)):
             return candidate
     folder = candidates[0].parent
-    near = {str(given.parent / path.name) for path in folder.iterdir()} if folder.is_dir() else set()
+    beside_it = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    # There are many shipped files; they help only someone who meant one of them.
+    near = [*(str(given.parent / name) for name in beside_it), *difflib.get_close_matches(str(given), shipped())]
     where = "" if given.is_absolute() else f", nor beside {beside}" if beside is not None else ""
     looked = "" if given.is_absolute() else f" in {Path.cwd()}{where}, nor among what pcdiff ships"
     kind = "file matches this pattern" if glob.has_magic(str(given)) else "such file"
-    raise DataError(f"{os.fspath(name)}: no {kind}{looked}; {suggest(str(given), near | set(shipped()))}")
+    raise DataError(f"{os.fspath(name)}: no {kind}{looked}; {suggest(str(given), near)}")
 
 
 def _root() -> Path:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
+import awkward as ak
 import numpy as np
 import pytest
+import uproot
 
 import pcdiff
 from pcdiff import PointClouds
 from pcdiff.cli import main
+from pcdiff.config import SamplingConfig
 from pcdiff.errors import PcdiffError
 from pcdiff.schema import jet_schema
 
@@ -218,6 +224,48 @@ def test_evaluate_prints_the_table_and_writes_the_report(work: Path, capsys: pyt
     assert json.loads(Path("report/metrics.json").read_text())["draws"] == 3
 
 
+def test_a_private_tree_is_the_truth_and_gives_conditions(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jets = pcdiff.read("validation.parquet")
+    with uproot.recreate("private.root") as file:
+        file["mine"] = {
+            **{f"c_{name}": ak.values_astype(jets.points[name], "float32") for name in jets.schema.point_names},
+            **{f"j_{name}": jets.features[name] for name in ("pt", "eta", "mass")},
+        }
+    mapping = [
+        "--option=tree=mine",
+        "--option=points={etarel: c_etarel, phirel: c_phirel, ptrel: c_ptrel}",
+        "--option=clouds={pt: j_pt, eta: j_eta, mass: j_mass}",
+        "--option=axis=all",
+    ]
+    assert main(["evaluate", "private.root", "train.parquet", "--format", "root-mapping", *mapping, "-o", "own"]) == 0
+    assert main(["evaluate", "validation.parquet", "train.parquet", "-o", "usual"]) == 0
+    own, usual = (json.loads(Path(name, "metrics.json").read_text()) for name in ("own", "usual"))
+    assert own["samples"][0]["metrics"] == usual["samples"][0]["metrics"]
+    argv = ["sample", "runs/tiny", "--given", "private.root", "--from", "root-mapping", *mapping, "-o", "out.parquet"]
+    assert main(argv) == 0
+    assert (pcdiff.read("out.parquet").counts == jets.counts).all()
+
+
+def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*command: str) -> str:
+        assert main([*command, "--help"]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    for command, function, names in (
+        (["sample"], pcdiff.Generator.iterate, ("seed", "device")),
+        (["evaluate"], pcdiff.evaluate, ("draws", "seed")),
+        (["data", "make", "jets"], pcdiff.make_jets, ("radius", "eta", "constituents", "seed")),
+    ):
+        text = shown(*command)
+        for name in names:
+            default = inspect.signature(function).parameters[name].default
+            assert re.search(rf"--{name} [A-Z]+ [^-]*[^:]*default: {re.escape(str(default))}\b", text), (command, name)
+    assert "default: 800:1600" in shown("data", "make", "jets")
+    for name in ("order", "grid", "sampler"):
+        choices = ", ".join(map(str, get_args(SamplingConfig.model_fields[name].annotation)))
+        assert f"{choices}; default: the generator's own" in shown("sample")
+
+
 def test_shipped_data_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = calls(
@@ -269,6 +317,12 @@ def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     found = calls(monkeypatch, "pcdiff.data.fetch", Path("x"))
     assert main(["data", "fetch", "jetnet30", "--type", "g", "-o", "here"]) == 0
     assert found == [(("jetnet30",), {"type": "g", "output": Path("here")})]
+
+
+def test_fetch_leaves_the_type_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calls(monkeypatch, "pcdiff.data.fetch", Path("x"))
+    assert main(["data", "fetch", "jetnet30"]) == 0
+    assert found == [(("jetnet30",), {})]
 
 
 def test_tracking(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,8 +416,20 @@ SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
         ((*SAMPLE, "x.rot"), "pcdiff: error: x.rot: no writer for files that end in '.rot'"),
         ((*SAMPLE, "x.root", "--format", "rot"), "pcdiff: error: no file format 'rot': did you mean 'root'?"),
         ((*SAMPLE, "tiny.yaml/x.root"), "pcdiff: error: tiny.yaml/x.root: cannot be written"),
-        ((*SAMPLE, "x.root", "--order", "7"), "pcdiff: error: order = 7: "),
-        ((*SAMPLE, "x.root", "--grid", "snr"), "pcdiff: error: grid = 'snr': "),
+        (
+            (*SAMPLE, "x.root", "--order", "7"),
+            "pcdiff sample: error: argument --order: found '7', expected one of 1, 2",
+        ),
+        (
+            (*SAMPLE, "x.root", "--grid", "snr"),
+            "pcdiff sample: error: argument --grid: found 'snr', expected one of log-snr, uniform, quadratic",
+        ),
+        ((*SAMPLE, "x.root", "--option", "tree=jets"), "pcdiff: error: --from and --option say how to read the file"),
+        (("evaluate", "train.parquet", "train.parquet", "--seed", "-1"), "pcdiff: error: seed is -1; expected a whole"),
+        (
+            ("evaluate", "train.parquet", "train.parquet", "-o", "runs"),
+            "pcdiff: error: runs: is a folder with other things than a report",
+        ),
         ((*SAMPLE, "x.root", "--type", "top"), "pcdiff: error: the generator knows no type 'top'"),
         ((*SAMPLE, "x.root", "--device", "abacus"), "pcdiff: error: device 'abacus' is not available here"),
         (("evaluate", "train.parquet", "nothing.root", "-o", "report"), "pcdiff: error: nothing.root: no such file"),
@@ -383,7 +449,7 @@ SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
             ("inspect", "train.parquet", "--option", "jets=A"),
             "pcdiff: error: train.parquet: the format 'parquet' has no option",
         ),
-        (("convert", "nothing.root", "x.parquet"), "pcdiff: error: nothing.root: no such file"),
+        (("convert", "nothing.root", "new/x.parquet"), "pcdiff: error: nothing.root: no such file"),
         (("convert", "train.parquet", "x.h6"), "pcdiff: error: x.h6: no writer for files that end in '.h6'"),
         (("info", "nowhere"), "pcdiff: error: nowhere: not a generator or a finished run: there is no such folder"),
         (("track", "sync", "nowhere"), "pcdiff: error: nowhere: "),
@@ -461,6 +527,19 @@ def test_an_output_in_a_place_that_cannot_be_made(refused: Callable[..., list[st
     assert line.startswith("pcdiff: error: /proc/nowhere")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_an_output_that_cannot_be_made_is_named_not_its_temporary_file(refused: Callable[..., list[str]]) -> None:
+    (line,) = refused(*SAMPLE, "/proc/x.parquet")
+    assert line.startswith("pcdiff: error: /proc/x.parquet: cannot be written")
+
+
+def test_a_missing_input_is_found_before_the_output_is_begun(work: Path, refused: Callable[..., list[str]]) -> None:
+    Path(".hidden.h5").touch()
+    (line,) = refused("convert", "qqqqqq.xyz", "out.parquet")
+    assert line.startswith("pcdiff: error: qqqqqq.xyz: no such file")
+    assert line.endswith("there are: runs, tiny.yaml, train.parquet, validation.parquet")
+
+
 def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PcdiffError):
         main(["inspect", "nothing.root", "--debug"])
@@ -485,6 +564,49 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, work: Path, capsys: pytest.Capt
     monkeypatch.setattr("pcdiff.training.train", interrupted)
     assert main(["train", "tiny.yaml"]) == 130
     assert capsys.readouterr().err == "pcdiff: interrupted\n"
+
+
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt("saved at step 4")
+
+    monkeypatch.setattr("pcdiff.training.train", interrupted)
+    assert main(["train", "tiny.yaml"]) == 130
+    assert capsys.readouterr().err == "pcdiff: interrupted: saved at step 4\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_while_sampling_leaves_no_file(name: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = getattr(signal, name)
+
+    def ended(*args: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    monkeypatch.setattr("pcdiff.generator.Generator._decode", ended)
+    before = listing(work)
+    with pytest.raises(SystemExit) as caught:
+        main([*SAMPLE, "x.parquet"])
+    assert caught.value.code == 128 + number
+    assert listing(work) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
+def test_a_signal_that_is_ignored_stays_ignored(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*args: Any, **options: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return Path("x")
+
+    monkeypatch.setattr("pcdiff.training.train", ended)
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["train", "tiny.yaml"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 def test_ctrl_c_while_sampling_leaves_no_file(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

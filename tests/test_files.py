@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from pcdiff.errors import DataError
 from pcdiff.files import atomic_file, atomic_folder, expand, read_json, require_space, sha256, write_json
@@ -78,6 +81,7 @@ class TestAtomicFile:
             (OSError(errno.ENOSPC, "No space left on device"), "not enough disk"),
             (OSError("unable to extend file properly, errno = 28, error message = 'No space'"), "not enough disk"),
             (RuntimeError("Can't decrement id ref count (file write failed: errno = 28, ...)"), "not enough disk"),
+            (Exception("I/O error: No space left on device (os error 28)"), "not enough disk"),
             (OSError(errno.EACCES, "Permission denied"), "cannot be written"),
         ],
     )
@@ -121,6 +125,51 @@ class TestAtomicFolder:
             raise KeyboardInterrupt
         assert [path.name for path in target.iterdir()] == ["one"]
         assert list(tmp_path.iterdir()) == [target]
+
+    def test_flushes_the_files_of_inner_folders(self, tmp_path: Path) -> None:
+        with atomic_folder(tmp_path / "run") as temporary:
+            (temporary / "figures").mkdir()
+            (temporary / "figures" / "a.png").touch()
+        assert (tmp_path / "run" / "figures" / "a.png").is_file()
+
+    def test_a_disk_that_is_full_for_a_library_in_rust(self, tmp_path: Path) -> None:
+        problem = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        with pytest.raises(DataError, match=r"new/run: not enough disk"), atomic_folder(tmp_path / "new" / "run"):
+            raise problem
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_old_one_comes_back_when_the_new_one_cannot_be_put_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        target = tmp_path / "run"
+        with atomic_folder(target) as temporary:
+            (temporary / "one").touch()
+        replace = Path.replace
+
+        def fails(self: Path, other: Path) -> Path:
+            if other == target and not self.parent.name.startswith(".run-old"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+            return replace(self, other)
+
+        monkeypatch.setattr(Path, "replace", fails)
+        with pytest.raises(DataError, match="run: cannot be written"), atomic_folder(target):
+            pass
+        assert [path.name for path in target.iterdir()] == ["one"]
+        assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_folders_made_for_an_output_go_with_it(atomic: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(KeyError), atomic(tmp_path / "kept" / "a" / "b" / "x"):
+        raise KeyError
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
+def test_a_target_whose_folder_vanished_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "x.root"
+    with pytest.raises(DataError, match=r"a/x\.root: cannot be written"), atomic_file(target) as temporary:
+        temporary.unlink()
 
 
 def test_require_space(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def test_a_missing_name_gives_one_line_with_the_nearest(empty: Path, tmp_path: P
         find(str(tmp_path / "*.root"))
 
 
+def test_only_what_helps_is_suggested(empty: Path) -> None:
+    (empty / ".out-x.tmp.root").touch()
+    (empty / "events.root").touch()
+    with pytest.raises(DataError, match=r"; there are: events\.root$"):
+        find("qqqqqq.xyz")
+
+
 def test_what_a_user_left_in_a_checkout_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("pyproject.toml", "*.toml", "tests"):

@@ -53,12 +53,14 @@ def store(empty_store: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    for inner in ("figures", "generator"):
+    for inner in ("figures", "generator", "evaluation/figures"):
         (folder / inner).mkdir(parents=True)
     (folder / "config.yaml").write_text("name: test\n")
     (folder / "generator" / "generator.json").write_text("{}")
     (folder / "generator" / "denoiser.safetensors").write_bytes(bytes(1000))
     (folder / "figures" / "loss.png").write_bytes(b"picture")
+    (folder / "evaluation" / "index.html").write_text("report")
+    (folder / "evaluation" / "figures" / "mass.png").write_bytes(b"picture")
     about = {
         "name": "test",
         "created": "2024-05-01T12:00:00+00:00",
@@ -228,7 +230,7 @@ def test_the_mirror_copies_a_growing_run(run: Path, store: str) -> None:
 def test_the_description_and_the_files_are_there(run: Path, store: str) -> None:
     append(run, 1)
     report = sync(run, store, "jets")
-    assert (report.metrics, report.artifacts, report.experiment) == (2, 5, "jets")
+    assert (report.metrics, report.artifacts, report.experiment) == (2, 7, "jets")
     (only,) = tracked(store, "jets")
     assert only.info.run_id == report.run_id
     assert only.info.run_name == "test"
@@ -247,7 +249,7 @@ def test_the_description_and_the_files_are_there(run: Path, store: str) -> None:
     kept = run.parent / "a store" / "mlartifacts" / only.info.run_id / "artifacts"
     assert (kept / "generator" / "denoiser.safetensors").read_bytes() == bytes(1000)
     listed = MlflowClient(tracking_uri=store).list_artifacts(only.info.run_id)
-    assert [entry.path for entry in listed] == ["config.yaml", "figures", "generator", "run.json"]
+    assert [entry.path for entry in listed] == ["config.yaml", "evaluation", "figures", "generator", "run.json"]
 
 
 def test_names_and_values_that_mlflow_lacks(run: Path, store: str) -> None:
@@ -535,6 +537,31 @@ def test_the_page_needs_a_store_and_a_free_port(store: str, tmp_path: Path) -> N
         port = taken.getsockname()[1]
         with pytest.raises(PcdiffError, match=f"port {port}: cannot be used"):
             ui(store, port=port, open_browser=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no process groups")
+def test_a_server_ends_with_its_workers(monkeypatch: pytest.MonkeyPatch, store: str, capfd: Any) -> None:
+    """The server here is a process that starts a worker and ends."""
+    script = "import subprocess as s; print(s.Popen(['sleep', '60'], stdout=s.DEVNULL).pid, flush=True)"
+    start = subprocess.Popen
+
+    def started(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        assert options["env"]["PYTHONWARNINGS"] == "ignore"
+        return start([sys.executable, "-c", script], **{**options, "stdout": None})
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(PcdiffError, match="MLflow's server ended"):
+        ui(store, port, open_browser=False)
+    worker = int(capfd.readouterr().out)
+    wait_for(lambda: not running(worker), 10)
+
+
+def running(process: int) -> bool:
+    """Whether it runs; one that has ended stays a zombie where nobody waits for it."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return done.stdout.strip()[:1] not in ("", "Z")
 
 
 @contextmanager

@@ -1,19 +1,27 @@
 """The command line. It parses, calls the Python functions of the same names, and prints; nothing else happens here.
 
-Exit codes: 0 done; 2 the user's input was refused, with one line on stderr for each mistake; 130 interrupted; 1 a bug, with
-its traceback.
+Exit codes: 0 done; 2 the user's input was refused, with one line on stderr for each mistake; 128 + N ended by signal N, for
+example 130 by Ctrl-C; 1 a bug, with its traceback.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 from pcdiff.cli.parser import parse
 from pcdiff.errors import ConfigError, PcdiffError
 
 __all__ = ["main"]
+
+# Windows has no SIGHUP.
+_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # argparse leaves this way after --help, --version and its own errors.
         return int(stop.code or 0)
     try:
-        args.run(args)
-        sys.stdout.flush()
+        with _orderly_end():
+            args.run(args)
+            sys.stdout.flush()
     except PcdiffError as error:
         if args.debug:
             raise
@@ -47,10 +56,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug or error.filename is None:
             raise
         return _refuse([f"{error.filename}: {error.strerror}"])
-    except KeyboardInterrupt:
-        sys.stderr.write("pcdiff: interrupted\n")
-        return 130
+    except KeyboardInterrupt as stop:
+        # Training says where it was saved.
+        sys.stderr.write(f"pcdiff: {': '.join(filter(None, ['interrupted', str(stop)]))}\n")
+        return 128 + signal.SIGINT
     return 0
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let a request to end pass through the code as an exception, so that temporary files and servers go as well."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        raise SystemExit(128 + number)
+
+    # A signal that is ignored stays so: nohup relies on it. Python sets handlers in the main thread only.
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in _ENDS if main_thread and signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _refuse(lines: Sequence[str]) -> int:

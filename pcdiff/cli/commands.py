@@ -41,8 +41,10 @@ def sample(args: argparse.Namespace) -> None:
     generator = Generator.load(args.generator)
     chosen = _given(args, "n", "seed", "type", "steps", "order", "grid", "sampler", "device")
     if "given" in args:
-        chosen["given"] = read(find(args.given))
+        chosen["given"] = read(find(args.given), **_reading(args))
         chosen.setdefault("n", len(chosen["given"]))
+    elif _reading(args):
+        raise PcdiffError("--from and --option say how to read the file of --given, which is absent")
     n = chosen.get("n", 0)
     start = time.monotonic()
     with bar("sampling", n or None) as advance:
@@ -54,6 +56,7 @@ def sample(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """``pcdiff evaluate``"""
     from pcdiff.evaluate import evaluate
+    from pcdiff.io import read
     from pcdiff.resources import find
 
     stems = [Path(sample).stem for sample in args.samples]
@@ -61,8 +64,8 @@ def evaluate(args: argparse.Namespace) -> None:
     samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
     chosen = _given(args, "output", "draws", "seed")
     if "reference" in args:
-        chosen["reference"] = find(args.reference)
-    evaluation = evaluate(find(args.truth), samples, **chosen)
+        chosen["reference"] = read(find(args.reference), **_reading(args))
+    evaluation = evaluate(read(find(args.truth), **_reading(args)), samples, **chosen)
     _console().print(evaluation.table())
     if evaluation.output is not None:
         _say(f"report: {evaluation.output / 'index.html'}")
@@ -73,7 +76,7 @@ def inspect(args: argparse.Namespace) -> None:
     from pcdiff.io import inspect
     from pcdiff.resources import find
 
-    found = inspect(find(args.file), **_given(args, "format"), **_options(args.options))
+    found = inspect(find(args.file), **_reading(args))
     _say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
     _print_table(
         ("in the file", "feature", "type"), [(column.source, column.feature, column.type) for column in found.columns]
@@ -90,10 +93,8 @@ def convert(args: argparse.Namespace) -> None:
     from pcdiff.io import iterate, write
     from pcdiff.resources import find
 
-    options = _options(args.options)
-    if "input_format" in args:
-        options["format"] = args.input_format
-    pieces = iterate(map(find, args.inputs), **_given(args, "step_size"), **options)
+    inputs = [find(name) for name in args.inputs]
+    pieces = iterate(inputs, **_given(args, "step_size"), **_reading(args))
 
     def counted(advance: Callable[[int], None]) -> Iterator[PointClouds]:
         for piece in pieces:
@@ -125,7 +126,7 @@ def fetch(args: argparse.Namespace) -> None:
     """``pcdiff data fetch``"""
     from pcdiff.data import fetch
 
-    _say(str(fetch(args.name, type=args.type, **_given(args, "output"))))
+    _say(str(fetch(args.name, **_given(args, "type", "output"))))
 
 
 def sync(args: argparse.Namespace) -> None:
@@ -162,6 +163,11 @@ def show(args: argparse.Namespace) -> None:
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the options that the user gave."""
     return {name: getattr(args, name) for name in names if name in args}
+
+
+def _reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How the user wants an input to be read."""
+    return _options(args.options) | ({"format": args.input_format} if "input_format" in args else {})
 
 
 def _options(words: Iterable[str]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from pcdiff import __version__
 from pcdiff.cli import commands
@@ -33,10 +35,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line with the nearest word that it knows."""
+    """An argument parser whose errors are one line with the nearest word that it knows.
+
+    Attributes:
+        function: the Python function behind the command, as ``module.name``, whose defaults the help shows.
+    """
+
+    function: str | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
+
+    def format_help(self) -> str:
+        """The help, with the defaults that Python has."""
+        defaults = {} if self.function is None else _defaults(self.function)
+        for action in self._actions:
+            if action.dest in defaults and not action.required:
+                action.help = f"{action.help}; default: {defaults[action.dest]}"
+            elif isinstance(action.type, _OneOf):
+                action.help = f"{action.help}: {action.type}; default: the generator's own"
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
@@ -69,8 +87,11 @@ def _parser() -> _Parser:
     return parser
 
 
-def _command(names: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> _Parser:
+def _command(
+    names: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, function: str | None = None
+) -> _Parser:
     parser: _Parser = names.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.function = function
     parser.add_argument("--debug", action="store_true", help="show where in the code an error comes from")
     parser.set_defaults(run=run, parser=parser)
     return parser
@@ -99,23 +120,39 @@ def _add_sampling(names: Any) -> None:
     sample.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format"
     )
-    sample.add_argument("--format", metavar="NAME", help="file format, where the suffix does not say")
-    sample.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same clouds")
+    sample.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
+    # Asking Python for its defaults would take the seconds that torch needs; a test compares them.
+    sample.add_argument(
+        "--seed",
+        metavar="SEED",
+        type=int,
+        help="the same seed gives the same clouds; default: 0, so two calls without it give the same clouds",
+    )
     sample.add_argument(
         "--given", metavar="FILE", help="take number of points, features and type of each cloud from here"
     )
-    sample.add_argument("--type", metavar="NAME", help="generate only this type, for example t")
-    sample.add_argument("--steps", metavar="STEPS", type=_count, help="number of steps of the sampler")
-    sample.add_argument("--order", metavar="ORDER", type=_count, help="order of the sampler: 1 or 2")
-    sample.add_argument("--grid", metavar="NAME", help="how the times are spread")
-    sample.add_argument("--sampler", metavar="NAME", help="the ODE sampler")
-    sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+    _add_reading(sample, "--from", "the file of --given")
+    sample.add_argument("--type", metavar="NAME", help="generate only this type, for example t; default: all")
+    sample.add_argument(
+        "--steps", metavar="STEPS", type=_count, help="number of steps of the sampler; default: the generator's own"
+    )
+    sample.add_argument("--order", metavar="ORDER", type=_OneOf("order"), help="order of the sampler")
+    sample.add_argument("--grid", metavar="NAME", type=_OneOf("grid"), help="how the times are spread")
+    sample.add_argument("--sampler", metavar="NAME", type=_OneOf("sampler"), help="the ODE sampler")
+    sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
 
-    evaluate = _command(names, "evaluate", commands.evaluate, "compare generated samples with the truth")
+    evaluate = _command(
+        names,
+        "evaluate",
+        commands.evaluate,
+        "compare generated samples with the truth",
+        "pcdiff.evaluate.evaluate",
+    )
     evaluate.add_argument("truth", metavar="TRUTH", help="file or glob of true clouds")
     evaluate.add_argument("samples", metavar="SAMPLE", nargs="+", help="files of generated clouds")
     evaluate.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write the report here")
     evaluate.add_argument("--reference", metavar="FILE", help="further true clouds, to measure the floor with")
+    _add_reading(evaluate, "--format", "TRUTH and of the file of --reference")
     evaluate.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
     evaluate.add_argument("--seed", metavar="SEED", type=int, help="seed of the resampling")
 
@@ -123,33 +160,37 @@ def _add_sampling(names: Any) -> None:
 def _add_files(names: Any) -> None:
     inspect = _command(names, "inspect", commands.inspect, "what is inside a file, and which reader fits")
     inspect.add_argument("file", metavar="FILE")
-    inspect.add_argument("--format", metavar="NAME", help="read it as this format")
-    _add_reader_options(inspect)
+    _add_reading(inspect, "--format", "FILE")
 
-    convert = _command(names, "convert", commands.convert, "write point clouds in another format")
+    convert = _command(names, "convert", commands.convert, "write point clouds in another format", "pcdiff.io.iterate")
     convert.add_argument("inputs", metavar="INPUT", nargs="+", help="files or globs")
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the suffix decides the format")
     convert.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
-    convert.add_argument("--from", dest="input_format", metavar="NAME", help="format of the input")
     convert.add_argument("--step-size", metavar="N", type=_count, help="most clouds in memory at a time")
-    _add_reader_options(convert)
+    _add_reading(convert, "--from", "each INPUT")
 
 
-def _add_reader_options(parser: _Parser) -> None:
+def _add_reading(parser: _Parser, format_option: str, file: str) -> None:
+    """The options that say how to read an input; the one of the format has another name where an output has one too."""
+    parser.add_argument(
+        format_option, dest="input_format", metavar="NAME", help=f"format of {file}, where its content does not say"
+    )
     parser.add_argument(
         "--option",
         metavar="KEY=VALUE",
         dest="options",
         action="append",
         default=[],
-        help="of the reader, for example jets=FatJet",
+        help=f"of the reader of {file}, for example jets=FatJet; may be repeated",
     )
 
 
 def _add_data(names: Any) -> None:
     data = _group(names, "data", "make and fetch data sets")
     made = _group(data, "make", "simulate a data set")
-    jets = _command(made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet")
+    jets = _command(
+        made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet", "pcdiff.data.make_jets"
+    )
     jets.add_argument("--process", metavar="TYPE", required=True, help="what starts the jets: g, q, t, w or z")
     jets.add_argument("-n", dest="count", metavar="N", type=_count, required=True, help="number of jets")
     jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/jets_TYPE_N.hdf5 when absent")
@@ -158,15 +199,18 @@ def _add_data(names: Any) -> None:
     jets.add_argument("--eta", metavar="MAX", type=float, help="largest absolute pseudorapidity of a jet")
     jets.add_argument("--constituents", metavar="N", type=_count_or_all, help="most constituents kept of a jet, or all")
     jets.add_argument(
-        "--significant-bits", metavar="N", type=_count, help="round to this many binary digits; files shrink"
+        "--significant-bits",
+        metavar="N",
+        type=_count,
+        help="round to this many binary digits, so files shrink; default: all",
     )
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
-    jets.add_argument("--workers", metavar="N", type=_count, help="number of processes")
+    jets.add_argument("--workers", metavar="N", type=_count, help="number of processes; default: one for each core")
 
-    fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum")
+    fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum", "pcdiff.data.fetch")
     fetch.add_argument("name", metavar="NAME", help="for example jetnet30")
     fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
-    fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path)
+    fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="folder to put the file in")
 
 
 def _add_tracking(names: Any) -> None:
@@ -175,8 +219,8 @@ def _add_tracking(names: Any) -> None:
     sync.add_argument("run_folder", metavar="RUN", type=Path)
     sync.add_argument("--uri", metavar="URI", help="the store; that of the run when absent")
 
-    ui = _command(names, "ui", commands.ui, "show the MLflow page of the tracking store")
-    ui.add_argument("--uri", metavar="URI", help="the store")
+    ui = _command(names, "ui", commands.ui, "show the MLflow page of the tracking store", "pcdiff.tracking.ui")
+    ui.add_argument("--uri", metavar="URI", help="the store; default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
     ui.add_argument("--port", metavar="PORT", type=_count, help="port to serve it on")
 
 
@@ -186,6 +230,39 @@ def _add_config(names: Any) -> None:
     show = _command(config, "show", commands.show, "print a config with every default written out")
     show.add_argument("config", metavar="CONFIG", help="YAML file, name of a shipped one, or a run folder")
     show.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help="for example optim.lr=1e-3")
+
+
+def _defaults(function: str) -> dict[str, str]:
+    """The defaults of a Python function by name, in the words of the command line; None says nothing to its reader."""
+    module, _, name = function.rpartition(".")
+    parameters = signature(getattr(import_module(module), name)).parameters.values()
+    found = {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
+    return {
+        name: ":".join(f"{bound:g}" for bound in default) if isinstance(default, tuple) else str(default)
+        for name, default in found.items()
+    }
+
+
+class _OneOf:
+    """One of the values that a setting of the sampler may have, known without torch."""
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+
+    def _values(self) -> tuple[str | int, ...]:
+        # Pydantic takes a moment to import, which only these options need.
+        from pcdiff.config import SamplingConfig
+
+        return get_args(SamplingConfig.model_fields[self._setting].annotation)
+
+    def __call__(self, text: str) -> str | int:
+        for value in self._values():
+            if text == str(value):
+                return value
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected one of {self}")
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._values()))
 
 
 def _count(text: str) -> int:

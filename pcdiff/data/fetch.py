@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import pcdiff
 from pcdiff.errors import DataError, suggest
-from pcdiff.files import require_space
+from pcdiff.files import made_folder, require_space
 from pcdiff.schema import JET_TYPES
 
 __all__ = ["DATA_SETS", "fetch"]
@@ -98,13 +98,15 @@ def fetch(
     url = f"{(base_url or source.url).rstrip('/')}/{target.name}"
     part = target.with_name(f"{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, part, timeout, shown=progress)
-        found = _md5(part)
-        if wanted is not None and found != wanted:
-            part.unlink()
-            raise DataError(f"{url}: its MD5 sum is {found}, expected {wanted}: damaged, or another version; removed")
-        part.replace(target)
+        with made_folder(target.parent):
+            _download(url, part, timeout, shown=progress)
+            found = _md5(part)
+            if wanted is not None and found != wanted:
+                part.unlink()
+                raise DataError(
+                    f"{url}: its MD5 sum is {found}, expected {wanted}: damaged, or another version; removed"
+                )
+            part.replace(target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error})") from error
     if wanted is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pcdiff import __version__
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.evaluate.metrics import Metric, compare, wasserstein
+from pcdiff.evaluate.metrics import Metric, compare, unit_notes, wasserstein
 from pcdiff.evaluate.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.io import read
 from pcdiff.physics import Measured, measure, observables
@@ -38,7 +38,8 @@ def evaluate(
     Args:
         truth: point clouds, or a file or glob to read.
         samples: one generated sample, or several by name.
-        output: folder for the report (``index.html``, ``metrics.json``, ``figures/``); none is written without it.
+        output: folder for the report (``index.html``, ``metrics.json``, ``figures/``), which replaces an older report;
+            none is written without it.
         reference: further true clouds, independent of ``truth`` and at least as many as each sample has, to measure the
             truth-versus-truth floor instead of estimating it by bootstrap.
         draws: number of bootstrap resamples, at least 2.
@@ -46,8 +47,13 @@ def evaluate(
 
     Raises:
         DataError: a file cannot be read, values are not physical, sets are of different kinds, a unit is not the
-            expected one, or the reference is too small.
+            expected one, the reference is too small, a number is out of range, or ``output`` holds something else than
+            an older report.
     """
+    if seed < 0:
+        raise DataError(f"seed is {seed}; expected a whole number from 0")
+    if output is not None:
+        _require_replaceable(Path(output))
     named = dict(samples) if isinstance(samples, Mapping) else {_name(samples): samples}
     if not named:
         raise DataError("no generated sample given; expected at least one")
@@ -62,7 +68,8 @@ def evaluate(
             SampleResult(
                 ComparedSet.of(name, sample),
                 tuple(compare(true, sample, reference=further, draws=draws, seed=seed)),
-                _left_out({"truth": true, name: sample} | ({} if further is None else {"reference": further})),
+                _left_out({"truth": true, name: sample} | ({} if further is None else {"reference": further}))
+                + unit_notes(true, sample),
             )
             for name, sample in measured.items()
         ),
@@ -79,6 +86,19 @@ def evaluate(
     folder = Path(output)
     write_report(evaluation, true, measured, folder)
     return replace(evaluation, output=folder)
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but a report, before hours are spent on one that cannot be put there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file, expected a folder for the report")
+    if folder.resolve() == Path.cwd():
+        raise DataError(f"{folder}: is the working directory, which cannot be replaced; name a folder inside it")
+    found = {path.name for path in folder.iterdir()}
+    if found and not {"index.html", "metrics.json"} <= found:
+        raise DataError(f"{folder}: is a folder with other things than a report, expected a new or an empty one")
 
 
 def _name(sample: Clouds) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pcdiff.evaluate.plots import figure
 from pcdiff.evaluate.result import SIGNIFICANT, ComparedSet, Evaluation
-from pcdiff.files import atomic_file, write_json
+from pcdiff.files import atomic_folder, write_json
 from pcdiff.physics import Measured, observables
 
 __all__ = ["write_report"]
@@ -23,15 +23,22 @@ __all__ = ["write_report"]
 def write_report(evaluation: Evaluation, truth: Measured, samples: Mapping[str, Measured], folder: Path) -> None:
     """Write ``index.html``, ``metrics.json`` and ``figures/NAME.png`` and ``.pdf``.
 
-    The page needs no other file and no network. Each file appears whole or not at all, the page last.
+    The page needs no other file and no network. The folder appears whole or not at all.
 
     Args:
         truth: observables of the true clouds.
         samples: name -> observables of each sample.
+        folder: where to; whatever is there is replaced.
 
     Raises:
         DataError: the folder cannot be written.
     """
+    with atomic_folder(folder) as temporary:
+        _write(evaluation, truth, samples, temporary)
+
+
+def _write(evaluation: Evaluation, truth: Measured, samples: Mapping[str, Measured], folder: Path) -> None:
+    (folder / "figures").mkdir()
     pictures = []
     for name, observable in observables(truth.kind).items():
         if name not in truth.values or not any(name in sample.values for sample in samples.values()):
@@ -52,18 +59,15 @@ def write_report(evaluation: Evaluation, truth: Measured, samples: Mapping[str, 
         significant=SIGNIFICANT,
         sets=_sets(evaluation),
     )
-    with atomic_file(folder / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def _save(drawn: Figure, path: Path) -> bytes:
     """Write the figure as PNG and PDF; returns the PNG."""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png")
-    with atomic_file(path.with_suffix(".png")) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    with atomic_file(path.with_suffix(".pdf")) as temporary:
-        drawn.savefig(temporary, format="pdf")
+    path.with_suffix(".png").write_bytes(buffer.getvalue())
+    drawn.savefig(path.with_suffix(".pdf"), format="pdf")
     return buffer.getvalue()
 
 

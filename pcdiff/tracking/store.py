@@ -14,7 +14,7 @@ import time
 import urllib.request
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -154,7 +154,13 @@ def ui(uri: str | None = None, port: int = 5000, open_browser: bool = True) -> N
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port)]
     command += ["--workers", "1", "--uvicorn-opts", "--log-level=warning"]
     # Without jobs the server starts no helper processes, which it would leave behind.
-    environment = {**os.environ, **_SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {
+        **os.environ,
+        **_SETTINGS,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # About the inside of MLflow's server, which its reader cannot change.
+        "PYTHONWARNINGS": "ignore",
+    }
     folder = None if file is None else file.parent
     server = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -165,9 +171,20 @@ def ui(uri: str | None = None, port: int = 5000, open_browser: bool = True) -> N
     except KeyboardInterrupt:
         return
     finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
+        _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server with all of its workers, which outlive it when it dies alone."""
+    # Who stops pcdiff gives it some 10 s before killing it, and nobody would be left to end the server.
+    for request, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, request)
+        try:
+            server.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _show(page: str, open_browser: bool) -> None:

@@ -145,6 +145,12 @@ def test_nobody_answers(tmp_path: Path) -> None:
             fetch(base_url=url, output=tmp_path, progress=False)
 
 
+def test_a_failure_leaves_no_empty_folder(get: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="404"):
+        get(type="q", output=tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data set 'jetnet3': did you mean 'jetnet30'"):
         fetch("jetnet3", output=tmp_path)
