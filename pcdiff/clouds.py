@@ -9,6 +9,7 @@ to the jet axis are derived on demand.
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -191,6 +192,21 @@ class PointClouds:
             f"points ({', '.join(self.schema.point_names)}), clouds ({', '.join(self.schema.cloud_names)})>"
         )
 
+    def _repr_html_(self) -> str:
+        """The sizes, and the columns with their units, for a notebook."""
+        lines = [
+            "".join(
+                f"<td>{html.escape(cell)}</td>" for cell in (level, feature.name, feature.unit, feature.description)
+            )
+            for level, features in (("point", self.schema.points), ("cloud", self.schema.clouds))
+            for feature in features
+        ]
+        return (
+            f"<p>{len(self):,} clouds ({self.schema.kind}), {self.num_points:,} points</p>"
+            "<table><thead><tr><th>level</th><th>column</th><th>unit</th><th>description</th></tr></thead>"
+            f"<tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
+        )
+
     def __getitem__(self, where: slice | npt.NDArray[Any] | Sequence[int]) -> PointClouds:
         """Some of the clouds: a slice (no copy of points when its step is 1), a boolean mask or indices."""
         if isinstance(where, slice):
@@ -355,7 +371,8 @@ class PointClouds:
         if empty.any():
             raise DataError(
                 f"{where}: {int(empty.sum())} of {len(self)} clouds have no points, the first is cloud "
-                f"{int(np.argmax(empty))}; read with drop_empty=True to leave them out"
+                f"{int(np.argmax(empty))}; read with drop_empty=True to leave them out "
+                "(command line: --option drop_empty=true)"
             )
         return self
 
@@ -370,9 +387,14 @@ class PointClouds:
         not stored, phi is relative to the jet axis; invariant masses do not depend on it.
 
         Raises:
-            DataError: the columns do not determine a momentum.
+            DataError: the columns do not determine a momentum; names the files that the clouds were read from.
         """
-        return self._ragged(kinematics.momenta(self._columns, self._features, self.counts), "Momentum4D")
+        try:
+            found = kinematics.momenta(self._columns, self._features, self.counts)
+        except DataError as error:
+            sources = ", ".join(map(str, self.provenance.get("sources", ())))
+            raise DataError(f"{error} (clouds read from {sources})" if sources else str(error)) from error
+        return self._ragged(found, "Momentum4D")
 
     def relative(self) -> ak.Array:
         """Constituents relative to their jet: records (etarel, phirel, ptrel).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ __all__ = ["momenta", "relative", "wrap"]
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Floats = npt.NDArray[np.float64]
+
+_POINT_NAMES = ("pt", "eta", "rapidity", "phi", "px", "py", "pz", "energy", "etarel", "phirel", "ptrel")
+_JET_NAMES = ("pt", "eta", "phi")
 
 
 def momenta(points: Columns, jets: Columns, counts: npt.NDArray[np.int64]) -> dict[str, Floats]:
@@ -55,6 +59,18 @@ def momenta(points: Columns, jets: Columns, counts: npt.NDArray[np.int64]) -> di
     raise DataError(
         f"no four-momenta in point features {', '.join(points)} with cloud features {', '.join(jets)}: "
         "expected (pt, eta, phi), (px, py, pz, energy), or (etarel, phirel, ptrel) with the jet's pt and eta"
+        + _near_misses("points", points, _POINT_NAMES)
+        + _near_misses("clouds", jets, _JET_NAMES)
+    )
+
+
+def _near_misses(level: str, names: Iterable[str], standard: Iterable[str]) -> str:
+    """The end of an error message: which names look like a standard one that is missing, or ``""``."""
+    have = set(names)
+    missing = [name for name in standard if name not in have]
+    near = {name: difflib.get_close_matches(name.lower(), missing, n=1) for name in names if name not in standard}
+    return "".join(
+        f"; {level}: {name!r} is no such name, did you mean {near[0]!r}?" for name, near in near.items() if near
     )
 
 

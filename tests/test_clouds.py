@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from xml.etree import ElementTree as ET
 
 import awkward as ak
 import numpy as np
@@ -370,6 +371,34 @@ class TestFingerprint:
             for feature in features
         )
         assert not a.equals(b)
+
+
+def test_a_notebook_shows_sizes_and_columns_with_units() -> None:
+    features = {"<b>": Feature("<b>", "a & b", "c < d")}
+    clouds = PointClouds.from_flat(
+        {"pt": [1.0, 2.0, 3.0]}, [0, 2, 3], {"<b>": [1.0, 2.0]}, jet_schema(["pt"], ["<b>"], extra=features)
+    )
+    page = clouds._repr_html_()
+    assert "2 clouds (jets), 3 points" in page
+    assert "<td>point</td><td>pt</td><td>GeV</td>" in page
+    assert "<td>cloud</td><td>&lt;b&gt;</td><td>a &amp; b</td><td>c &lt; d</td>" in page
+    assert ET.fromstring(f"<div>{page}</div>").findall(".//tbody/tr")[1][1].text == "<b>"
+
+
+def test_missing_momenta_name_near_misses_and_no_file_where_there_is_none() -> None:
+    clouds = PointClouds.from_flat(
+        {"Pt": [1.0], "etaa": [0.0], "depth": [2.0], "phi": [0.0]},
+        [0, 1],
+        {},
+        jet_schema(["Pt", "etaa", "depth", "phi"], []),
+    )
+    with pytest.raises(DataError) as caught:
+        clouds.momenta()
+    message = str(caught.value)
+    assert message.endswith("did you mean 'eta'?")
+    assert "points: 'Pt' is no such name, did you mean 'pt'?" in message
+    assert "'depth' is" not in message
+    assert "read from" not in message
 
 
 def test_reading_never_imports_torch() -> None:

@@ -26,7 +26,7 @@ from scipy.stats import wasserstein_distance
 from pcdiff.errors import DataError
 from pcdiff.physics import Measured, Observable, observables
 
-__all__ = ["Metric", "compare", "wasserstein"]
+__all__ = ["Metric", "compare", "unit_notes", "wasserstein"]
 
 _W1P = ("etarel", "phirel", "ptrel")
 # A sample is called too small when a shift of this fraction of the truth's standard deviation could be chance.
@@ -154,6 +154,18 @@ def compare(
         tellable = _TELLABLE * float(np.mean([np.std(truth.values[name]) for name in _W1P]))
         metrics.append(_metric("w1p", "W1P, mean of etarel, phirel, ptrel", "", mean, tellable, n, m))
     return metrics
+
+
+def unit_notes(truth: Measured, sample: Measured) -> tuple[str, ...]:
+    """One note for each observable in GeV whose medians differ by a factor within 20 % of 1000, either way."""
+    notes = []
+    for name, observable in observables(truth.kind).items():
+        if observable.unit != "GeV" or name not in truth.values or name not in sample.values:
+            continue
+        low, high = sorted(abs(float(np.median(measured.values[name]))) for measured in (truth, sample))
+        if low > 0 and abs(high / low / 1000 - 1) <= 0.2:
+            notes.append(f"values of {observable.title} differ by about 1000: is one of them in MeV?")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 from collections.abc import Iterator
@@ -156,6 +157,31 @@ class Evaluation:
             cells = [row.metric, *([row.sample] if several else []), row.generated, row.floor, row.pull]
             table.add_row(*cells, style="bold red" if row.different else None)
         return table
+
+    def __repr__(self) -> str:
+        """One line: the samples, the number of metrics, and which of them differ from the truth."""
+        found = []
+        for sample in self.samples:
+            names = ", ".join(metric.name for metric in sample.different) or "none"
+            found.append(f"{sample.compared.name}: {len(sample.metrics)} metrics, different: {names}")
+        return f"<Evaluation {self._headline()}; {'; '.join(found)}>"
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        several = len(self.samples) > 1
+        headings = ["metric", *(["sample"] if several else []), "generated ± error", "truth floor ± error", "pull"]
+        lines = []
+        for row in self.rows():
+            cells = [row.metric, *([row.sample] if several else []), row.generated, row.floor, row.pull]
+            style = ' style="color: #b3261e; font-weight: bold"' if row.different else ""
+            lines.append(f"<tr{style}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
+        head = "".join(f"<th>{heading}</th>" for heading in headings)
+        explanation = "<br>".join(map(html.escape, self._explanation().splitlines()))
+        return (
+            f"<p>{html.escape(self._headline())}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+            f"<p>{explanation}</p>"
+        )
 
     def _headline(self) -> str:
         samples = ", ".join(f"{sample.compared.name} ({sample.compared.clouds:,})" for sample in self.samples)

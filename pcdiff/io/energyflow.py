@@ -154,7 +154,7 @@ def _padded_pieces(archive: _Archive, step_size: int, types: tuple[str, ...]) ->
         yield PointClouds.from_flat(
             columns,
             np.concatenate([np.zeros(1, np.int64), np.cumsum(real.sum(axis=1, dtype=np.int64))]),
-            {"type": _whole(labels.take(rows), archive.path, "y")},
+            {"type": _labels(labels, rows, types)},
             schema,
             {"sources": [str(archive.path)]},
         )
@@ -175,8 +175,28 @@ def _flat_pieces(archive: _Archive, step_size: int, types: tuple[str, ...]) -> I
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(part)])
         flat = points.take(int(offsets[-1]))
         columns = {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(_FLAT)}
-        label = _whole(labels.take(len(part)), archive.path, "label")
+        label = _labels(labels, len(part), types)
         yield PointClouds.from_flat(columns, offsets, {"type": label}, schema, {"sources": [str(archive.path)]})
+
+
+def _labels(array: _Array, rows: int, types: tuple[str, ...]) -> npt.NDArray[np.int32]:
+    """The next labels.
+
+    Raises:
+        DataError: one is no whole number, or stands for none of the types.
+    """
+    labels = _whole(array.take(rows), array.path, array.name)
+    unknown = labels[(labels < 0) | (labels >= len(types))]
+    if unknown.size:
+        raise DataError(f"{array.path}: array {array.name!r} holds {unknown[0]}, {_expected(types)}")
+    return labels
+
+
+def _expected(types: tuple[str, ...]) -> str:
+    return (
+        f"expected 0 to {len(types) - 1} for {', '.join(types)}; name all types in their order with the option types "
+        "(command line: --option types=[a,b,c])"
+    )
 
 
 def _whole(values: npt.NDArray[Any], path: Path, source: str) -> npt.NDArray[np.int32]:
@@ -205,6 +225,9 @@ def _describe(path: Path, *, types: tuple[str, ...] = _TYPES) -> Description:
         columns.append(Column(labels.name, "type", str(labels.dtype)))
         columns += [Column(name) for name in archive.names if name not in used]
         notes.append("types: " + ", ".join(f"{i} is {name}" for i, name in enumerate(types)))
+        found = _whole(labels.take(labels.shape[0]), path, labels.name)
+        if found.size and (found.min() < 0 or found.max() >= len(types)):
+            notes.append(f"{labels.name} holds {found.min()} to {found.max()}, {_expected(tuple(types))}")
         return Description(path, "energyflow", labels.shape[0], tuple(columns), {}, tuple(notes))
 
 

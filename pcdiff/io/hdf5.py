@@ -53,7 +53,9 @@ def exists(file: h5py.File, name: str) -> bool:
     return bool(group.id.links.exists(last.encode()))
 
 
-def dataset(file: h5py.File, name: str, *, ndim: int, kinds: str = "f", shape: tuple[int, ...] = ()) -> h5py.Dataset:
+def dataset(
+    file: h5py.File, name: str, *, ndim: int, kinds: str = "f", shape: tuple[int, ...] = (), axes: str = ""
+) -> h5py.Dataset:
     """A dataset that is safe to read.
 
     Args:
@@ -62,6 +64,7 @@ def dataset(file: h5py.File, name: str, *, ndim: int, kinds: str = "f", shape: t
         ndim: number of dimensions it must have.
         kinds: the numpy kinds its values may have, for example ``"f"`` for floating point and ``"V"`` for compound.
         shape: its last axes must have these lengths.
+        axes: what its dimensions stand for, for the error message: ``"clouds, points, features"``.
 
     Raises:
         DataError: missing (the message suggests the nearest name); reached by a soft or external link; stored in other
@@ -86,7 +89,8 @@ def dataset(file: h5py.File, name: str, *, ndim: int, kinds: str = "f", shape: t
             raise DataError(f"{file.filename}: {here!r} cannot be opened ({_reason(error)})") from error
     if not isinstance(group, h5py.Dataset):
         raise DataError(f"{file.filename}: {name!r} is a group, expected a dataset")
-    _check(file, name, group, ndim, kinds, shape)
+    _check_storage(file, name, group, kinds)
+    _check_shape(file, name, group, ndim, shape, axes)
     return group
 
 
@@ -95,7 +99,7 @@ def _is_hard(group: h5py.Group, name: str) -> bool:
     return bool(links.exists(name.encode())) and links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
 
 
-def _check(file: h5py.File, name: str, found: h5py.Dataset, ndim: int, kinds: str, shape: tuple[int, ...]) -> None:
+def _check_storage(file: h5py.File, name: str, found: h5py.Dataset, kinds: str) -> None:
     where = f"{file.filename}: dataset {name!r}"
     try:
         dtype, virtual, external = found.dtype, found.is_virtual, found.external
@@ -107,9 +111,17 @@ def _check(file: h5py.File, name: str, found: h5py.Dataset, ndim: int, kinds: st
         named = {"f": "floating point", "i": "integers", "u": "integers", "S": "text", "V": "a compound type"}
         wanted = " or ".join(dict.fromkeys(named[kind] for kind in kinds))
         raise DataError(f"{where} holds {dtype}, expected {wanted}")
-    if found.shape is None or len(found.shape) != ndim or (shape and found.shape[-len(shape) :] != shape):
+
+
+def _check_shape(file: h5py.File, name: str, found: h5py.Dataset, ndim: int, shape: tuple[int, ...], axes: str) -> None:
+    where = f"{file.filename}: dataset {name!r}"
+    if found.shape is None or len(found.shape) != ndim:
+        wanted = f"{ndim} dimension{'' if ndim == 1 else 's'}" + (f" ({axes})" if axes else "")
+        raise DataError(f"{where} has shape {found.shape}, expected {wanted}")
+    if shape and found.shape[-len(shape) :] != shape:
         wanted = ", ".join([*["n"] * (ndim - len(shape)), *map(str, shape)])
         raise DataError(f"{where} has shape {found.shape}, expected ({wanted})")
+    dtype = found.dtype
     size = Path(file.filename).stat().st_size
     declared = max(math.prod(found.shape), math.prod(found.chunks or (0,))) * dtype.itemsize
     if declared > _MOST_COMPRESSED * size:

@@ -76,10 +76,10 @@ def _fits(path: Path) -> bool:
 
 
 def _layout(file: h5py.File, path: Path, type: str | None) -> _Layout:
-    particles = hdf5.dataset(file, _PARTICLES, ndim=3)
+    particles = hdf5.dataset(file, _PARTICLES, ndim=3, axes="clouds, points, features")
     if particles.shape[2] not in (3, 4):
         raise DataError(f"{path}: dataset {_PARTICLES!r} has shape {particles.shape}, expected (n, N, 4) or (n, N, 3)")
-    jets = hdf5.dataset(file, _JETS, ndim=2, shape=(4,))
+    jets = hdf5.dataset(file, _JETS, ndim=2, shape=(4,), axes="clouds, features")
     if len(jets) != len(particles):
         raise DataError(f"{path}: dataset {_JETS!r} has {len(jets)} rows, expected {len(particles)} as {_PARTICLES!r}")
     if hdf5.exists(file, _ABOUT):

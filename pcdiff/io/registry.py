@@ -11,9 +11,11 @@ import inspect as python_inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, suggest
@@ -41,6 +43,10 @@ _BY_SUFFIX = {
     ".parquet": ("parquet",),
     ".root": ("root", "rntuple", "nanoaod", "jetclass", "root-mapping"),
 }
+
+# Clouds that inspect looks at, and the jet pT in GeV beyond which a unit must be wrong.
+_LOOKED_AT = 1000
+_HIGHEST_PT = 1e5
 
 
 @dataclass(frozen=True)
@@ -276,4 +282,20 @@ def inspect(path: str | os.PathLike[str], *, format: str | None = None, **option
     found = _format_of(file, format)
     _check_options(found.describe, file, found.name, options)
     with _naming(file):
-        return found.describe(file, **options)
+        described = found.describe(file, **options)
+    return replace(described, notes=(*described.notes, *_doubts(found, file, options)))
+
+
+def _doubts(found: Format, path: Path, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note where the first clouds have a pT that no collider reaches."""
+    try:
+        first = next(found.iterate(path, _LOOKED_AT, **options), None)
+    except DataError:
+        # What cannot be read is refused when it is read; until then it is only described.
+        return ()
+    if first is None or first.schema.kind != "jets" or "pt" not in first.schema.cloud_names:
+        return ()
+    median = float(np.median(first.feature("pt")))
+    if median <= _HIGHEST_PT or first.schema.cloud("pt").unit != "GeV":
+        return ()
+    return (f"the median jet pT is {median:,.0f} GeV: that looks like MeV; map with scale: 0.001",)

@@ -152,10 +152,13 @@ def _describe(
     tree: str | None = None,
     points: Mapping[str, Source] | None = None,
     clouds: Mapping[str, Source] | None = None,
+    axis: Literal["all", "kept", ""] = "",
+    types: Sequence[str] = (),
 ) -> Description:
-    """All trees and branches; with a mapping, which column each becomes."""
-    mapped = (*_parse("points", points).items(), *_parse("clouds", clouds).items())
-    features = {branch.name: column for column, branch in mapped}
+    """All trees and branches; with a mapping, which column each becomes. The options as for reading."""
+    of_points, of_clouds = _parse("points", points), _parse("clouds", clouds)
+    features = {branch.name: column for column, branch in (*of_points.items(), *of_clouds.items())}
+    schema = jet_schema(tuple(of_points), tuple(of_clouds), axis=axis, types=tuple(types)) if of_points else None
     with open_root(path) as file:
         if features:
             chosen = _choose(path, file, tree)
@@ -172,6 +175,10 @@ def _describe(
         notes = [f"tree {name!r}: {one.entries} entries, {len(one.branches)} branches" for name, one in found.items()]
         if not features:
             notes.append(f"to read it, map its branches to columns, for example {_EXAMPLE}")
+        if schema and schema.axis:
+            notes.append(f"the jet's columns come from {schema.axis} constituents")
+        if schema and types:
+            notes.append("types: " + ", ".join(f"{i} is {name}" for i, name in enumerate(types)))
         return Description(path, "root-mapping", sum(one.entries for one in found.values()), columns, {}, tuple(notes))
 
 

@@ -99,9 +99,23 @@ def ptrel(clouds: PointClouds) -> npt.NDArray[np.float64]:
 
 OBSERVABLES = (
     Observable("relative_mass", "relative jet mass", "cloud", relative_mass, r"relative jet mass $m/p_\mathrm{T}$"),
-    Observable("mass", "jet mass", "cloud", mass, "jet mass $m$", unit="GeV"),
-    Observable("pt", "jet pT", "cloud", pt, r"jet $p_\mathrm{T}$", unit="GeV", log_y=True),
-    Observable("eta", "jet pseudorapidity", "cloud", eta, r"jet pseudorapidity $\eta$"),
+    Observable("mass", "mass of the kept constituents", "cloud", mass, "mass of the kept constituents $m$", unit="GeV"),
+    Observable(
+        "pt",
+        "pT of the summed kept constituents",
+        "cloud",
+        pt,
+        r"$p_\mathrm{T}$ of the summed kept constituents",
+        unit="GeV",
+        log_y=True,
+    ),
+    Observable(
+        "eta",
+        "pseudorapidity of the summed kept constituents",
+        "cloud",
+        eta,
+        r"$\eta$ of the summed kept constituents",
+    ),
     Observable(
         "multiplicity", "multiplicity", "cloud", multiplicity, "number of constituents $n$", integer=True, log_y=True
     ),

@@ -114,7 +114,8 @@ def test_sets_with_different_columns_are_compared_in_what_both_determine(toy_jet
     assert "w1_relative_mass" in names
     assert "w1p" in names
     assert not names & {"w1_mass", "w1_pt", "w1_eta"}
-    assert [note.split(" left out")[0] for note in sample.notes] == ["jet mass", "jet pT", "jet pseudorapidity"]
+    left_out = [observables("jets")[name].title for name in ("mass", "pt", "eta")]
+    assert [note.split(" left out")[0] for note in sample.notes] == left_out
     assert all(metric.value == 0 for metric in sample.metrics)
 
 

@@ -77,7 +77,9 @@ def test_labels_may_stand_for_other_types(tmp_path: Path, refused) -> None:
     arrays = flat()
     arrays["label"][0] = 2
     path = save(tmp_path / "a.npz", arrays)
-    refused(lambda: pcdiff.read(path), path, "'type' is 2", "g, q")
+    refused(lambda: pcdiff.read(path), path, "'label' holds 2", "--option types=", "g, q")
+    assert "label holds 0 to 2, expected 0 to 1 for g, q" in pcdiff.inspect(path).notes[-1]
+    assert pcdiff.inspect(path, types=("g", "q", "top")).notes[-1] == "types: 0 is g, 1 is q, 2 is top"
     clouds = pcdiff.read(path, types=("g", "q", "top"))
     assert clouds.schema.cloud("type").categories == ("g", "q", "top")
 
@@ -94,6 +96,15 @@ def test_real_jets(shared: Path) -> None:
     np.testing.assert_allclose(jets.mass, expected, rtol=1e-9)
     np.testing.assert_allclose(jets.pt, np.hypot(sums[:, 0], sums[:, 1]), rtol=1e-9)
     assert 490 < ak.min(jets.pt) < ak.max(jets.pt) < 560
+
+
+def test_real_jets_of_ten_types(shared: Path, refused) -> None:
+    path = shared / "jets" / "jetclass_500.npz"
+    refused(lambda: pcdiff.read(path), path, "'label' holds", "--option types=")
+    assert any("label holds 0 to 9" in note and "--option types=" in note for note in pcdiff.inspect(path).notes)
+    types = tuple("abcdefghij")
+    assert pcdiff.read(path, types=types).schema.cloud("type").categories == types
+    assert not any("holds" in note for note in pcdiff.inspect(path, types=types).notes)
 
 
 def without(arrays: dict, *names: str, **other: object) -> dict:
@@ -118,7 +129,7 @@ def changed(arrays: dict, name: str, index: tuple, value: float) -> dict:
         (changed(padded(), "X", (2, 0, 0), -3), ("'pt' is -3", "cloud 2")),
         (changed(padded(), "X", (2, 0, 3), 22.5), ("22.5", "whole")),
         (changed(padded(), "X", (2, 0, 3), np.inf), ("inf", "whole")),
-        (changed(padded(), "y", (0,), 3), ("'type' is 3", "cloud 0")),
+        (changed(padded(), "y", (0,), 3), ("'y' holds 3", "option types")),
         (changed(padded(), "y", (0,), 0.5), ("y holds 0.5",)),
         (changed(flat(), "counts", (0,), 4), ("'counts'", "10", "9")),
         (changed(flat(), "counts", (0,), -1), ("'counts'",)),

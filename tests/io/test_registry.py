@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,33 @@ def test_formats_are_complete() -> None:
         assert isinstance(known, Format)
         assert known.name == name
         assert known.description
+
+
+def options_of(function: Callable[..., object]) -> dict[str, object]:
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", registry._MODULES)
+def test_a_file_is_described_with_the_options_that_read_it(name: str) -> None:
+    known = formats()[name]
+    assert options_of(known.describe) == options_of(known.iterate)
+
+
+def test_the_reference_lists_the_options_of_every_reader() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w-]+)` \| `(\w+)` \|", text, re.MULTILINE))
+    assert listed == {(name, option) for name, known in formats().items() for option in options_of(known.iterate)}
+
+
+@pytest.mark.parametrize(("scale", "noted"), [(1.0, False), (1000.0, True)])
+def test_inspect_doubts_a_jet_pt_in_mev(tmp_path: Path, jets: PointClouds, scale: float, noted: bool) -> None:
+    """Jets of 800 to 1200 GeV, and the same numbers in MeV."""
+    features = {name: jets.feature(name) for name in jets.schema.cloud_names}
+    features["pt"] = features["pt"] * np.float32(scale)
+    points = {name: jets.column(name) for name in jets.schema.point_names}
+    path = pcdiff.write(PointClouds.from_flat(points, jets.offsets, features, jets.schema), tmp_path / "a.parquet")
+    assert any("looks like MeV; map with scale: 0.001" in note for note in pcdiff.inspect(path).notes) == noted
 
 
 def test_every_suffix_has_a_format_that_exists() -> None:

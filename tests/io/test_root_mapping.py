@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import uproot
 
+from pcdiff.errors import DataError
 from pcdiff.io import registry
 
 PT = [[3000.0, 1000.0], [500.0], [4000.0, 3000.0, 2000.0]]
@@ -167,3 +168,20 @@ def test_a_tree_without_entries_and_a_file_without_trees(tmp_path: Path, refused
     with uproot.recreate(bare) as file:
         file["note"] = "nothing else"
     refused(lambda: registry.read(bare, format="root-mapping", points={"pt": "pt"}), bare, "no tree")
+
+
+def test_inspect_takes_the_options_of_reading(flat: Path) -> None:
+    notes = registry.inspect(
+        flat, points={"pt": "p_pt"}, clouds={"type": "label"}, axis="all", types=("background", "signal")
+    ).notes
+    assert notes[1:] == ("the jet's columns come from all constituents", "types: 0 is background, 1 is signal")
+    with pytest.raises(DataError, match="axis is 'some'"):
+        registry.inspect(flat, points={"pt": "p_pt"}, axis="some")
+
+
+def test_a_misspelt_column_is_named_when_momenta_are_asked_for(flat: Path) -> None:
+    """Any name may be mapped; only where a standard one is then missing is the nearest named."""
+    jets = registry.read(flat, points={"pt": "p_pt", "etaa": "p_eta", "phi": "p_eta"}, clouds={"pt": "j_pt"})
+    assert jets.points.etaa.to_list() == ETA
+    with pytest.raises(DataError, match=r"'etaa' is no such name, did you mean 'eta'\?.*read from .*flat\.root"):
+        jets.momenta()
