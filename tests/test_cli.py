@@ -25,6 +25,7 @@ import pcdiff
 from pcdiff import PointClouds
 from pcdiff.cli import main
 from pcdiff.config import SamplingConfig
+from pcdiff.data import make_jets
 from pcdiff.errors import PcdiffError
 from pcdiff.schema import jet_schema
 
@@ -229,12 +230,13 @@ def test_a_private_tree_is_the_truth_and_gives_conditions(work: Path, capsys: py
     with uproot.recreate("private.root") as file:
         file["mine"] = {
             **{f"c_{name}": ak.values_astype(jets.points[name], "float32") for name in jets.schema.point_names},
-            **{f"j_{name}": jets.features[name] for name in ("pt", "eta", "mass")},
+            **{f"j_{name}": jets.features[name] for name in ("pt", "eta", "mass", "type")},
         }
     mapping = [
         "--option=tree=mine",
         "--option=points={etarel: c_etarel, phirel: c_phirel, ptrel: c_ptrel}",
-        "--option=clouds={pt: j_pt, eta: j_eta, mass: j_mass}",
+        "--option=clouds={pt: j_pt, eta: j_eta, mass: j_mass, type: j_type}",
+        "--option=types=[g, q, t, w, z]",
         "--option=axis=all",
     ]
     assert main(["evaluate", "private.root", "train.parquet", "--format", "root-mapping", *mapping, "-o", "own"]) == 0
@@ -254,7 +256,7 @@ def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str
     for command, function, names in (
         (["sample"], pcdiff.Generator.iterate, ("seed", "device")),
         (["evaluate"], pcdiff.evaluate, ("draws", "seed")),
-        (["data", "make", "jets"], pcdiff.make_jets, ("radius", "eta", "constituents", "seed")),
+        (["data", "make", "jets"], make_jets, ("radius", "eta", "constituents", "seed")),
     ):
         text = shown(*command)
         for name in names:
@@ -413,7 +415,10 @@ SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
             "pcdiff: error: runs/tny: not a generator or a finished run",
         ),
         (("sample", "runs", "-n", "1", "-o", "x.root"), "pcdiff: error: runs: not a generator or a finished run"),
-        ((*SAMPLE, "x.rot"), "pcdiff: error: x.rot: no writer for files that end in '.rot'"),
+        (
+            (*SAMPLE, "x.rot"),
+            "pcdiff: error: x.rot: no writer for files that end in '.rot'; expected .hdf5, .h5, .parquet, .root",
+        ),
         ((*SAMPLE, "x.root", "--format", "rot"), "pcdiff: error: no file format 'rot': did you mean 'root'?"),
         ((*SAMPLE, "tiny.yaml/x.root"), "pcdiff: error: tiny.yaml/x.root: cannot be written"),
         (
