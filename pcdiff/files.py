@@ -94,16 +94,30 @@ def _plain_errors(path: Path, *, always: bool = False) -> Iterator[None]:
     except PcdiffError:
         raise
     except Exception as error:
-        code = error.errno if isinstance(error, OSError) else None
-        # HDF5, Arrow and safetensors give some refusals as text only.
-        stated = re.search(r"\b(?:errno[ =]+|os error )(\d+)", str(error))
-        if code is None and stated:
-            code = int(stated.group(1))
-        if code in _FULL:
-            raise DataError(f"{path}: not enough disk to write this file ({os.strerror(code)})") from error
+        code = _code(error)
+        # Matplotlib fails anew when it cleans up after a full disk.
+        full = next((number for number in map(_code, _history(error)) if number in _FULL), None)
+        if full is not None:
+            raise DataError(f"{path}: not enough disk to write this file ({os.strerror(full)})") from error
         if code is not None and (code in _REFUSED or always):
             raise DataError(f"{path}: cannot be written ({os.strerror(code)})") from error
         raise
+
+
+def _code(error: BaseException) -> int | None:
+    """The number of the operating system's error, where it is one."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    # HDF5, Arrow and safetensors give some refusals as text only.
+    stated = re.search(r"\b(?:errno[ =]+|os error )(\d+)", str(error))
+    return int(stated.group(1)) if stated else None
+
+
+def _history(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those during whose handling it came up."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from pcdiff.cli import main
 from pcdiff.config import SamplingConfig
 from pcdiff.data import make_jets
 from pcdiff.errors import PcdiffError
+from pcdiff.evaluate import evaluate
 from pcdiff.schema import jet_schema
 
 JETS = 300
@@ -255,7 +256,7 @@ def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str
 
     for command, function, names in (
         (["sample"], pcdiff.Generator.iterate, ("seed", "device")),
-        (["evaluate"], pcdiff.evaluate, ("draws", "seed")),
+        (["evaluate"], evaluate, ("draws", "seed")),
         (["data", "make", "jets"], make_jets, ("radius", "eta", "constituents", "seed")),
     ):
         text = shown(*command)

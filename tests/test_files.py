@@ -93,6 +93,16 @@ class TestAtomicFile:
         assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_full_disk_behind_another_error(self, tmp_path: Path) -> None:
+        def save() -> None:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            finally:
+                raise AttributeError("'Stream' object has no attribute 'pos'")
+
+        with pytest.raises(DataError, match="not enough disk"), atomic_file(tmp_path / "x.pdf"):
+            save()
+
     def test_a_folder_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "x").mkdir()
         with pytest.raises(DataError, match="cannot be written"), atomic_file(tmp_path / "x"):

@@ -226,7 +226,8 @@ def write(
     """
     target = Path(path)
     if format is None and target.suffix.lower() not in _BY_SUFFIX:
-        raise DataError(f"{path}: no writer for files that end in {target.suffix!r}; expected {', '.join(_BY_SUFFIX)}")
+        written = [suffix for suffix, names in _BY_SUFFIX.items() if _format(names[0]).write is not None]
+        raise DataError(f"{path}: no writer for files that end in {target.suffix!r}; expected {', '.join(written)}")
     found = _format(format or _BY_SUFFIX[target.suffix.lower()][0])
     if found.write is None:
         writers = [name for name, known in formats().items() if known.write is not None]
