@@ -12,7 +12,7 @@ Module map, in the order in which they may import one another:
 - :mod:`pcdiff.transforms`, :mod:`pcdiff.loader`: from physical units to batches of tensors
 - :mod:`pcdiff.nets`, :mod:`pcdiff.diffusion`, :mod:`pcdiff.multiplicity`: the model
 - :mod:`pcdiff.generator`: everything that sampling needs, in one folder
-- :mod:`pcdiff.evaluate`: metrics, figures and the report
+- :mod:`pcdiff.evaluation`: metrics, figures and the report
 - :mod:`pcdiff.tracking`, :mod:`pcdiff.training`, :mod:`pcdiff.config`, :mod:`pcdiff.cli`
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pcdiff.clouds import PointClouds as PointClouds
     from pcdiff.config import load_config as load_config
     from pcdiff.errors import PcdiffError as PcdiffError
-    from pcdiff.evaluate import evaluate as evaluate
+    from pcdiff.evaluation import evaluate as evaluate
     from pcdiff.generator import Generator as Generator
     from pcdiff.io import inspect as inspect
     from pcdiff.io import iterate as iterate
@@ -48,7 +48,7 @@ _HOME = {
     "inspect": "pcdiff.io",
     "Generator": "pcdiff.generator",
     "train": "pcdiff.training",
-    "evaluate": "pcdiff.evaluate",
+    "evaluate": "pcdiff.evaluation",
     "load_config": "pcdiff.config",
 }
 

@@ -27,8 +27,8 @@ from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
 from pcdiff.diffusion import Denoiser, denoising_loss, draw_times
 from pcdiff.errors import PcdiffError
-from pcdiff.evaluate import evaluate
-from pcdiff.evaluate.loss import loss_curve
+from pcdiff.evaluation import evaluate
+from pcdiff.evaluation.loss import loss_curve
 from pcdiff.files import read_json
 from pcdiff.generator import Generator, Settings, build_denoiser, pick_device
 from pcdiff.loader import CloudBatch, Loader
@@ -281,7 +281,7 @@ def _fit_multiplicity(run: Path, config: Config, data: TrainingData, *, shown: b
 
 @contextmanager
 def _stop_requests() -> Iterator[list[BaseException]]:
-    """A list that Ctrl-C and SIGTERM (sent by batch systems before they take a node back) put their exception into."""
+    """A list that Ctrl-C, a closed terminal and SIGTERM (sent by batch systems before they take a node back) put their exception into."""
     requests: list[BaseException] = []
     if threading.current_thread() is not threading.main_thread():
         yield requests
@@ -292,7 +292,7 @@ def _stop_requests() -> Iterator[list[BaseException]]:
             raise requests[0]
         requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
 
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield requests
     finally:

@@ -27,7 +27,7 @@ from pcdiff.cli import main
 from pcdiff.config import SamplingConfig
 from pcdiff.data import make_jets
 from pcdiff.errors import PcdiffError
-from pcdiff.evaluate import evaluate
+from pcdiff.evaluation import evaluate
 from pcdiff.schema import jet_schema
 
 JETS = 300

@@ -55,7 +55,7 @@ def sample(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """``pcdiff evaluate``"""
-    from pcdiff.evaluate import evaluate
+    from pcdiff.evaluation import evaluate
     from pcdiff.io import read
     from pcdiff.resources import find
 

@@ -146,7 +146,7 @@ def _add_sampling(names: Any) -> None:
         "evaluate",
         commands.evaluate,
         "compare generated samples with the truth",
-        "pcdiff.evaluate.evaluate",
+        "pcdiff.evaluation.evaluate",
     )
     evaluate.add_argument("truth", metavar="TRUTH", help="file or glob of true clouds")
     evaluate.add_argument("samples", metavar="SAMPLE", nargs="+", help="files of generated clouds")

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from pcdiff.evaluate.plots import figure
-from pcdiff.evaluate.result import SIGNIFICANT, ComparedSet, Evaluation
+from pcdiff.evaluation.plots import figure
+from pcdiff.evaluation.result import SIGNIFICANT, ComparedSet, Evaluation
 from pcdiff.files import atomic_folder, write_json
 from pcdiff.physics import Measured, observables
 
@@ -50,7 +50,7 @@ def _write(evaluation: Evaluation, truth: Measured, samples: Mapping[str, Measur
     write_json(folder / "metrics.json", evaluation.to_dict())
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pcdiff.evaluate", ""), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("pcdiff.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html.jinja").render(
         evaluation=evaluation,

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from pcdiff.errors import DataError
-from pcdiff.evaluate.metrics import _resamples, _weighted_wasserstein, compare, wasserstein
+from pcdiff.evaluation.metrics import _resamples, _weighted_wasserstein, compare, wasserstein
 from pcdiff.physics import Measured, measure
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pcdiff.evaluate.plots import bins, figure, histogram
+from pcdiff.evaluation.plots import bins, figure, histogram
 from pcdiff.physics import Measured, measure, observables
 
 JETS = observables("jets")

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pcdiff.evaluate import Evaluation, evaluate
-from pcdiff.evaluate.metrics import unit_notes
+from pcdiff.evaluation import Evaluation, evaluate
+from pcdiff.evaluation.metrics import unit_notes
 from pcdiff.physics import Measured, measure, observables
 
 

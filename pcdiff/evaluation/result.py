@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from pcdiff.evaluate.metrics import Metric
+from pcdiff.evaluation.metrics import Metric
 from pcdiff.physics import Measured
 
 __all__ = ["SIGNIFICANT", "ComparedSet", "Evaluation", "Row", "SampleResult"]

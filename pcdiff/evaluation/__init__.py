@@ -11,8 +11,8 @@ from pathlib import Path
 from pcdiff import __version__
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.evaluate.metrics import Metric, compare, unit_notes, wasserstein
-from pcdiff.evaluate.result import ComparedSet, Evaluation, SampleResult
+from pcdiff.evaluation.metrics import Metric, compare, unit_notes, wasserstein
+from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.io import read
 from pcdiff.physics import Measured, measure, observables
 
@@ -81,7 +81,7 @@ def evaluate(
     if output is None:
         return evaluation
     # Matplotlib takes a second to import, which numbers alone do not need.
-    from pcdiff.evaluate.report import write_report
+    from pcdiff.evaluation.report import write_report
 
     folder = Path(output)
     write_report(evaluation, true, measured, folder)

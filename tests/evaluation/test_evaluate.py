@@ -12,7 +12,7 @@ import pytest
 import pcdiff
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.evaluate import evaluate
+from pcdiff.evaluation import evaluate
 from pcdiff.physics import observables
 from pcdiff.schema import Feature, Schema, jet_schema
 

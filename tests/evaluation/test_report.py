@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pcdiff.errors import DataError
-from pcdiff.evaluate import evaluate
+from pcdiff.evaluation import evaluate
 
 
 def test_a_full_disk_leaves_no_part_and_keeps_the_older_report(toy_jets, tmp_path, monkeypatch):
