@@ -33,15 +33,13 @@ from pcdiff.errors import DataError, ModelError, PcdiffError, suggest
 from pcdiff.files import atomic_folder, read_json, sha256, write_json
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.nets import build_net
-from pcdiff.seeds import Purpose, stream
+from pcdiff.noise import BLOCK, cloud_noise, point_noise
 from pcdiff.transforms import Transform, cloud_columns
 
 __all__ = ["Generator", "Settings", "build_denoiser", "pick_device"]
 
 FORMAT_VERSION = 1
 
-# Clouds that share one random stream and pass through the sampler together.
-_BLOCK = 1024
 # On a CPU a block passes through the sampler in pieces of about this many points, which stay in its cache.
 _CPU_POINTS = 4096
 # Blocks that are sorted by size together; also what is held in memory at a time.
@@ -290,8 +288,8 @@ class Generator:
         where = pick_device(device)
         self.denoiser.to(where)
         provenance = self.metadata(seed=seed, n=n, **chosen.model_dump(mode="json"))
-        for start in range(0, n, _WINDOW * _BLOCK):
-            size = min(_WINDOW * _BLOCK, n - start)
+        for start in range(0, n, _WINDOW * BLOCK):
+            size = min(_WINDOW * BLOCK, n - start)
             counts, features, types = self._conditions(start, size, seed, type, given)
             points = self._points(start, counts, features, types, seed, chosen, where, progress)
             yield self._decode(points, counts, features, types, provenance)
@@ -301,7 +299,7 @@ class Generator:
     ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
         """Number of points, cloud features in physical units and type positions of the clouds from ``start`` on."""
         names = [scale.name for scale in self.transform.clouds]
-        uniform, normal = _cloud_noise(seed, start, size, 1 + len(names))
+        uniform, normal = cloud_noise(seed, start, size, 1 + len(names))
         if given is not None:
             part = given[start : start + size]
             counts = part.counts
@@ -336,7 +334,7 @@ class Generator:
     ) -> npt.NDArray[np.float32]:
         """Standardised points of all clouds, flat, shape (sum of counts, F)."""
         width = len(self.transform.points)
-        noise = _point_noise(seed, start, len(counts), int(counts.max()), width)
+        noise = point_noise(seed, start, len(counts), int(counts.max()), width)
         cond = self.transform.encode_conditions(counts, features, types)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         out = np.empty((int(offsets[-1]), width), np.float32)
@@ -388,37 +386,11 @@ def _pieces(
     """Clouds that pass through the sampler together, of similar size; which ones, only the request decides."""
     first = 0
     while first < len(order):
-        block = order[first : first + _BLOCK]
+        block = order[first : first + BLOCK]
         if device.type == "cpu":
             block = block[: max(1, _CPU_POINTS // int(counts[block].max()))]
         yield block
         first += len(block)
-
-
-def _noise(seed: int, purpose: Purpose, block: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(stream(seed, purpose, block)))
-
-
-def _cloud_noise(
-    seed: int, start: int, size: int, width: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Uniforms (size, 2) and normals (size, width) of the clouds from ``start``, a multiple of the block, on."""
-    uniform, normal = [], []
-    for block in range(start // _BLOCK, -(-(start + size) // _BLOCK)):
-        rng = _noise(seed, Purpose.CLOUDS, block)
-        uniform.append(rng.random((_BLOCK, 2)))
-        normal.append(rng.standard_normal((_BLOCK, width)))
-    return np.concatenate(uniform)[:size], np.concatenate(normal)[:size]
-
-
-def _point_noise(seed: int, start: int, size: int, points: int, width: int) -> npt.NDArray[np.float32]:
-    """Normals (size, points, width). A stream is filled point by point, so asking for more points changes none of the first."""
-    blocks = [
-        _noise(seed, Purpose.POINTS, block).standard_normal((points, _BLOCK, width), np.float32).transpose(1, 0, 2)
-        for block in range(start // _BLOCK, -(-(start + size) // _BLOCK))
-    ]
-    noise: npt.NDArray[np.float32] = np.concatenate(blocks)[:size]
-    return noise
 
 
 def _tensors(folder: Path, name: str, files: Mapping[str, str]) -> dict[str, torch.Tensor]:
