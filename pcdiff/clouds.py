@@ -23,12 +23,24 @@ from pcdiff import kinematics
 from pcdiff.errors import DataError
 from pcdiff.schema import Schema
 
-__all__ = ["PointClouds"]
+__all__ = ["PointClouds", "offsets_of"]
 
 vector.register_awkward()
 
 # Columns that can only be negative through a fault upstream.
 _NON_NEGATIVE = ("pt", "ptrel", "energy")
+
+
+def offsets_of(sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Where each cloud begins among the flat points: shape (n + 1,), from 0 to the number of points.
+
+    Args:
+        sizes: number of points of each cloud, shape (n,).
+
+    >>> offsets_of([2, 1]).tolist()
+    [0, 2, 3]
+    """
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
 
 
 class PointClouds:
@@ -59,7 +71,7 @@ class PointClouds:
             )
         columns = {name: _flat(points[name]) for name in schema.point_names}
         counts = _flat(ak.num(points, axis=1))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+        offsets = offsets_of(counts)
         if schema.clouds and (features is None or set(ak.fields(features)) != set(schema.cloud_names)):
             found = "none" if features is None else ", ".join(ak.fields(features))
             raise DataError(f"features: found {found}, expected {', '.join(schema.cloud_names)}")
@@ -155,7 +167,7 @@ class PointClouds:
             )
         valid = points[mask]
         columns = {name: np.ascontiguousarray(valid[:, i]) for i, name in enumerate(schema.point_names)}
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(mask.sum(axis=1, dtype=np.int64))])
+        offsets = offsets_of(mask.sum(axis=1, dtype=np.int64))
         return cls.from_flat(columns, offsets, features, schema, provenance)
 
     @classmethod
@@ -235,7 +247,7 @@ class PointClouds:
             raise IndexError(f"cloud index out of range for {len(self)} clouds")
         index = np.where(index < 0, index + len(self), index)
         counts = self.counts[index]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        offsets = offsets_of(counts)
         rows = np.arange(offsets[-1]) + np.repeat(self._offsets[index] - offsets[:-1], counts)
         return self.from_flat(
             {name: column[rows] for name, column in self._columns.items()},
@@ -329,7 +341,7 @@ class PointClouds:
         """The first ``size`` points of each cloud (files order constituents by falling pT)."""
         local = np.arange(self.num_points) - np.repeat(self._offsets[:-1], self.counts)
         keep = local < size
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(self.counts, size))])
+        offsets = offsets_of(np.minimum(self.counts, size))
         columns = {name: column[keep] for name, column in self._columns.items()}
         return self.from_flat(columns, offsets, self._features, self.schema, self.provenance)
 

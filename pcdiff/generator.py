@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 import pcdiff
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.config import EpicConfig, GraphConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig, TransformerConfig
 from pcdiff.diffusion import GRIDS, SAMPLERS, Denoiser, build_schedule
 from pcdiff.errors import DataError, ModelError, PcdiffError, suggest
@@ -336,7 +336,7 @@ class Generator:
         width = len(self.transform.points)
         noise = point_noise(seed, start, len(counts), int(counts.max()), width)
         cond = self.transform.encode_conditions(counts, features, types)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        offsets = offsets_of(counts)
         out = np.empty((int(offsets[-1]), width), np.float32)
         grid = GRIDS[chosen.grid](self.denoiser.schedule, chosen.steps)
         order = np.argsort(counts, kind="stable")
@@ -376,7 +376,7 @@ class Generator:
         if rank is not None:
             cloud = np.repeat(np.arange(len(counts)), counts)
             points = points[np.lexsort((-points[:, rank], cloud))]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        offsets = offsets_of(counts)
         return self.transform.decode(points, offsets, features, types, provenance)
 
 

@@ -19,7 +19,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, optional, suggest
 from pcdiff.schema import JET_TYPES, jet_schema
 
@@ -252,7 +252,7 @@ def _relative(jets: ak.Array, members: ak.Array, sizes: npt.NDArray[np.int64], r
         "type": np.full(len(sizes), JET_TYPES.index(recipe.process), np.int32),
     }
     columns = {name: _rounded(values[order], recipe.significant_bits) for name, values in points.items()}
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    offsets = offsets_of(sizes)
     clouds = PointClouds.from_flat(columns, offsets, features, _SCHEMA)
     return clouds if recipe.constituents is None else clouds.leading(recipe.constituents)
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, suggest
 from pcdiff.io.registry import Column, Description, Format
 from pcdiff.schema import jet_schema
@@ -153,7 +153,7 @@ def _padded_pieces(archive: _Archive, step_size: int, types: tuple[str, ...]) ->
         columns["pdgId"] = _whole(columns["pdgId"], archive.path, "X[..., 3]")
         yield PointClouds.from_flat(
             columns,
-            np.concatenate([np.zeros(1, np.int64), np.cumsum(real.sum(axis=1, dtype=np.int64))]),
+            offsets_of(real.sum(axis=1, dtype=np.int64)),
             {"type": _labels(labels, rows, types)},
             schema,
             {"sources": [str(archive.path)]},
@@ -172,7 +172,7 @@ def _flat_pieces(archive: _Archive, step_size: int, types: tuple[str, ...]) -> I
     schema = jet_schema(_FLAT, ("type",), types=types)
     for start in range(0, len(counts), step_size):
         part = counts[start : start + step_size]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(part)])
+        offsets = offsets_of(part)
         flat = points.take(int(offsets[-1]))
         columns = {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(_FLAT)}
         label = _labels(labels, len(part), types)

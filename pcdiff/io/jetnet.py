@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, suggest
 from pcdiff.io import hdf5
 from pcdiff.io.registry import Column, Description, Format
@@ -141,7 +141,7 @@ def _piece(layout: _Layout, jets: slice, first_point: int, path: Path) -> PointC
     """The clouds of some rows; ``first_point`` is the number of points in the rows before."""
     particles = hdf5.rows(layout.particles, jets.start, jets.stop)
     real = particles[..., 3] > 0.5 if layout.has_mask else np.any(particles != 0, axis=2)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(real.sum(axis=1, dtype=np.int64))])
+    offsets = offsets_of(real.sum(axis=1, dtype=np.int64))
     flat = particles[real]
     points = {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(_POINTS)}
     for name, column in layout.points.items():

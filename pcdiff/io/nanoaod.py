@@ -19,7 +19,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, suggest
 from pcdiff.io.registry import Column, Description, Format
 from pcdiff.io.rootfile import Tree, chunks, fits_if, lists, open_root, open_tree, regroup, same_sizes
@@ -115,7 +115,7 @@ def _piece(
     kept = counts > 0
     return PointClouds.from_flat(
         {name: flat[branch][rows] for name, branch in branches.candidates.items()},
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[kept])]),
+        offsets_of(counts[kept]),
         {name: flat[branch][kept] for name, branch in branches.jets.items()},
         branches.schema,
         provenance,

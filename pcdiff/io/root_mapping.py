@@ -15,7 +15,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, suggest
 from pcdiff.io.registry import Column, Description, Format
 from pcdiff.io.rootfile import Tree, chunks, fits_if, lists, numbers, open_root, open_tree, regroup, same_sizes, trees
@@ -129,7 +129,7 @@ def _piece(
                 f"{tree.path}: branch {name!r} of tree {tree.name!r} has one {array.type.content} an event; "
                 "expected one for each cloud in it, as the point branches have many clouds an event"
             )
-        starts[name] = np.concatenate([np.zeros(1, np.int64), np.cumsum(ak.to_numpy(ak.num(array, axis=1)))])
+        starts[name] = offsets_of(ak.to_numpy(ak.num(array, axis=1)))
         return ak.flatten(array, axis=1)
 
     jagged = {branch.name: lists(tree, branch.name, within_events(branch.name)) for branch in points.values()}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, PcdiffError, suggest
 
 __all__ = [
@@ -201,7 +201,7 @@ def lists(tree: Tree, name: str, array: ak.Array) -> tuple[npt.NDArray[Any], npt
         raise DataError(
             f"{tree.path}: branch {name!r} of tree {tree.name!r} is {array.type.content}; expected a list of numbers an entry"
         )
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(ak.to_numpy(ak.num(array)), dtype=np.int64)])
+    offsets = offsets_of(ak.to_numpy(ak.num(array)))
     return np.asarray(ak.to_numpy(ak.flatten(array))), offsets
 
 
