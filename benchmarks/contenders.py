@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdiff import training
+from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
 from pcdiff.config import (
@@ -28,7 +29,7 @@ from pcdiff.config import (
 )
 from pcdiff.data.pythia import Recipe, selected_jets
 from pcdiff.diffusion import GRIDS, Denoiser, build_schedule, ddim
-from pcdiff.generator import Generator, Settings, build_denoiser
+from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.schema import jet_schema

@@ -12,31 +12,54 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
 import torch
-from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from pydantic import TypeAdapter
+from torch import Tensor
 
 import pcdiff
+from pcdiff.bundle import (
+    NetConfig,
+    Settings,
+    build_denoiser,
+    load_denoiser,
+    one_line,
+    pick_device,
+    read_tensors,
+    weights_of,
+    write_tensors,
+)
 from pcdiff.clouds import PointClouds, offsets_of
-from pcdiff.config import EpicConfig, GraphConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig, TransformerConfig
-from pcdiff.diffusion import GRIDS, SAMPLERS, Denoiser, build_schedule
-from pcdiff.errors import DataError, ModelError, PcdiffError, suggest
-from pcdiff.files import atomic_folder, read_json, sha256, write_json
+from pcdiff.config import (
+    DenoiserConfig,
+    MultiplicityConfig,
+    SamplingConfig,
+    ScheduleConfig,
+)
+from pcdiff.diffusion import (
+    GRIDS,
+    Denoiser,
+    DenoiserLike,
+    fit_grids,
+    sample,
+    student_scale,
+)
+from pcdiff.diffusion.guidance import ClassifierFree
+from pcdiff.diffusion.samplers import Callback
+from pcdiff.errors import DataError, ModelError, suggest
+from pcdiff.files import atomic_folder, read_json, write_json
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
-from pcdiff.nets import build_net
-from pcdiff.noise import BLOCK, cloud_noise, point_noise
+from pcdiff.noise import BLOCK, StepNoise, cloud_noise, point_noise, student_uniforms
+from pcdiff.seeds import Purpose, stream
 from pcdiff.transforms import Transform, cloud_columns
 
-__all__ = ["Generator", "Settings", "build_denoiser", "pick_device"]
+__all__ = ["Conditions", "Generator", "Guide", "pieces"]
 
 FORMAT_VERSION = 1
 
@@ -45,40 +68,27 @@ _CPU_POINTS = 4096
 # Blocks that are sorted by size together; also what is held in memory at a time.
 _WINDOW = 16
 
-NetConfig = EpicConfig | TransformerConfig | GraphConfig
+# Clouds whose trajectories a grid is fitted to.
+_GRID_CLOUDS = 256
+
+Guide = Callable[[DenoiserLike, Tensor, npt.NDArray[np.int64]], DenoiserLike]
+"""Wraps the denoiser for clouds that pass through the sampler together (see :mod:`pcdiff.diffusion.guidance`): called with the
+denoiser, their mask (B, N) and their numbers in the request (B,)."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The parts of a training config that a generator is built from and sampled with by default."""
+class Conditions:
+    """What is known of clouds before their points are made.
 
-    net: NetConfig
-    schedule: ScheduleConfig
-    multiplicity: MultiplicityConfig
-    sampling: SamplingConfig
-
-
-def pick_device(name: str) -> torch.device:
-    """A device by name; ``auto`` takes the first CUDA device where there is one, else the CPU.
-
-    Raises:
-        PcdiffError: there is no such device here.
+    Attributes:
+        counts: number of points, shape (n,).
+        features: cloud features in physical units, each (n,).
+        types: positions in the transform's types, shape (n,).
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PcdiffError(f"device {name!r} is not available here; expected auto, cpu, cuda, cuda:N or mps") from error
-    return device
 
-
-def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
-    """An untrained denoiser for clouds of this transform."""
-    names = [scale.name for scale in transform.points]
-    net = build_net(settings.net, len(names), transform.conditions, names)
-    return Denoiser(net, build_schedule(settings.schedule))
+    counts: npt.NDArray[np.int64]
+    features: dict[str, npt.NDArray[Any]]
+    types: npt.NDArray[np.int64]
 
 
 class Generator:
@@ -91,6 +101,7 @@ class Generator:
         settings: how it was built, and the default sampler.
         types: fraction of each of ``transform.types`` in the training data.
         provenance: plain data: name, config hash, data fingerprint, steps.
+        grids: times fitted to it, by number of steps (see :meth:`fit_grids`).
     """
 
     def __init__(
@@ -101,6 +112,7 @@ class Generator:
         settings: Settings,
         types: tuple[float, ...] = (),
         provenance: Mapping[str, Any] | None = None,
+        grids: Mapping[int, Sequence[float]] | None = None,
     ) -> None:
         self.denoiser = denoiser.eval()
         self.multiplicity = multiplicity.eval()
@@ -108,27 +120,28 @@ class Generator:
         self.settings = settings
         self.types = types
         self.provenance = dict(provenance or {})
+        self.grids = {steps: tuple(times) for steps, times in (grids or {}).items()}
 
     def __repr__(self) -> str:
-        transform, sampling = self.transform, self.settings.sampling
+        transform, sampling = self.transform, self.settings.sampling.resolved()
         return (
             f"<Generator {self.provenance.get('name', '')}: {self.settings.net.kind} net of "
             f"{sum(parameter.numel() for parameter in self.denoiser.parameters()):,} parameters; "
             f"points ({', '.join(scale.name for scale in transform.points)}), clouds ({', '.join(transform.schema.cloud_names)})"
             f"{', types ' + ', '.join(transform.types) if transform.types else ''}; "
-            f"{sampling.sampler} of order {sampling.order} in {sampling.steps} steps>"
+            f"{sampling.sampler}{'' if sampling.order is None else f' of order {sampling.order}'} in {sampling.steps} steps>"
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the folder, whole or not at all."""
         with atomic_folder(path) as folder:
-            files = {}
-            for name, module in (("denoiser", self.denoiser.net), ("multiplicity", self.multiplicity)):
-                file = folder / f"{name}.safetensors"
-                safetensors.torch.save_file(
-                    {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, file
+            files = {
+                name: write_tensors(folder / name, tensors)
+                for name, tensors in (
+                    ("denoiser.safetensors", weights_of(self.denoiser)),
+                    ("multiplicity.safetensors", self.multiplicity.state_dict()),
                 )
-                files[file.name] = sha256(file)
+            }
             write_json(
                 folder / "generator.json",
                 {
@@ -137,13 +150,21 @@ class Generator:
                     "files": files,
                     "net": self.settings.net.model_dump(mode="json"),
                     "schedule": self.settings.schedule.model_dump(mode="json"),
+                    "denoiser": self.settings.denoiser.model_dump(mode="json"),
                     "multiplicity": self.settings.multiplicity.model_dump(mode="json"),
                     "sampling": self.settings.sampling.model_dump(mode="json"),
                     "transform": self.transform.to_dict(),
                     "types": list(self.types),
+                    "grids": {str(steps): list(times) for steps, times in self.grids.items()},
                     "provenance": self.provenance,
                 },
             )
+
+    @staticmethod
+    def folder(path: str | os.PathLike[str]) -> Path:
+        """The folder of a generator that is named by itself or by the run that it belongs to."""
+        inside = Path(path) / "generator"
+        return inside if (inside / "generator.json").is_file() else Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Generator:
@@ -155,9 +176,7 @@ class Generator:
         Raises:
             ModelError: not a generator, of a newer format, or damaged.
         """
-        folder = Path(path)
-        if not (folder / "generator.json").is_file() and (folder / "generator" / "generator.json").is_file():
-            folder = folder / "generator"
+        folder = cls.folder(path)
         file = folder / "generator.json"
         if not file.is_file():
             found = "there is no such folder" if not Path(path).exists() else "there is no generator.json in it"
@@ -177,22 +196,25 @@ class Generator:
                 schedule=ScheduleConfig.model_validate(data["schedule"]),
                 multiplicity=MultiplicityConfig.model_validate(data["multiplicity"]),
                 sampling=SamplingConfig.model_validate(data["sampling"]),
+                # Absent in generators of before 0.2.
+                denoiser=DenoiserConfig.model_validate(data.get("denoiser", {})),
             )
+            grids = {int(steps): tuple(map(float, times)) for steps, times in data.get("grids", {}).items()}
             transform = Transform.from_dict(data["transform"])
             types = tuple(map(float, data["types"]))
             files, provenance = dict(data["files"]), dict(data["provenance"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{file}: not a complete generator: {_one_line(error)}") from error
+            raise ModelError(f"{file}: not a complete generator: {one_line(error)}") from error
         denoiser = build_denoiser(settings, transform)
         multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), max(1, len(transform.types)))
-        _load_net(denoiser.net, _tensors(folder, "denoiser.safetensors", files))
+        load_denoiser(denoiser, read_tensors(folder, "denoiser.safetensors", files))
         try:
-            multiplicity.load(_tensors(folder, "multiplicity.safetensors", files))
+            multiplicity.load(read_tensors(folder, "multiplicity.safetensors", files))
         except RuntimeError as error:
             raise ModelError(
-                f"{folder / 'multiplicity.safetensors'}: does not fit generator.json: {_one_line(error)}"
+                f"{folder / 'multiplicity.safetensors'}: does not fit generator.json: {one_line(error)}"
             ) from error
-        return cls(denoiser, multiplicity, transform, settings, types, {**provenance, "files": files})
+        return cls(denoiser, multiplicity, transform, settings, types, {**provenance, "files": files}, grids)
 
     def metadata(self, **settings: Any) -> dict[str, Any]:
         """What a file of generated clouds should say about its origin: plain data for JSON."""
@@ -209,6 +231,10 @@ class Generator:
         order: int | None = None,
         steps: int | None = None,
         grid: str | None = None,
+        options: Mapping[str, float] | None = None,
+        denoise: bool | None = None,
+        guidance: float | None = None,
+        guide: Guide | None = None,
         device: str = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> PointClouds:
@@ -222,6 +248,10 @@ class Generator:
             order=order,
             steps=steps,
             grid=grid,
+            options=options,
+            denoise=denoise,
+            guidance=guidance,
+            guide=guide,
             device=device,
             progress=progress,
         )
@@ -238,6 +268,10 @@ class Generator:
         order: int | None = None,
         steps: int | None = None,
         grid: str | None = None,
+        options: Mapping[str, float] | None = None,
+        denoise: bool | None = None,
+        guidance: float | None = None,
+        guide: Guide | None = None,
         device: str = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[PointClouds]:
@@ -248,12 +282,14 @@ class Generator:
             seed: the same seed gives the same clouds.
             type: generate only this type, for example ``"t"``.
             given: take the number of points, the cloud features and the type of each cloud from here instead of drawing them.
-            sampler, order, steps, grid: override the generator's default sampler (see :class:`~pcdiff.config.SamplingConfig`).
-            device: see :func:`pick_device`.
+            sampler, order, steps, grid, options, denoise, guidance: override the generator's default sampler (see
+                :class:`~pcdiff.config.SamplingConfig`).
+            guide: puts a posterior or a constraint around the denoiser.
+            device: see :func:`pcdiff.bundle.pick_device`.
             progress: called now and then with the number of clouds made since the last call.
 
         Yields:
-            Clouds in physical units, in order, points by falling pT.
+            Clouds in physical units, in order, the constituents of a jet by falling pT.
 
         Raises:
             PcdiffError: a setting is out of range, or the net's output is not finite.
@@ -271,18 +307,9 @@ class Generator:
             raise DataError(f"cannot generate {n} clouds" + ("" if given is None else f" from the {most} given"))
         if operator.index(seed) < 0:
             raise DataError(f"seed is {seed}; expected a whole number from 0")
-        try:
-            chosen = SamplingConfig.model_validate(
-                self.settings.sampling.model_dump()
-                | {
-                    key: value
-                    for key, value in {"sampler": sampler, "order": order, "steps": steps, "grid": grid}.items()
-                    if value is not None
-                }
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(f"{first['loc'][-1]} = {first['input']!r}: {first['msg']}") from error
+        chosen = self.choose(
+            sampler=sampler, order=order, steps=steps, grid=grid, options=options, denoise=denoise, guidance=guidance
+        )
         if type is not None and type not in self.transform.types:
             raise DataError(f"the generator knows no type {type!r}: {suggest(type, self.transform.types)}")
         where = pick_device(device)
@@ -290,14 +317,51 @@ class Generator:
         provenance = self.metadata(seed=seed, n=n, **chosen.model_dump(mode="json"))
         for start in range(0, n, _WINDOW * BLOCK):
             size = min(_WINDOW * BLOCK, n - start)
-            counts, features, types = self._conditions(start, size, seed, type, given)
-            points = self._points(start, counts, features, types, seed, chosen, where, progress)
-            yield self._decode(points, counts, features, types, provenance)
+            found = self.conditions(start, size, seed, type, given)
+            points = self._points(start, found, seed, chosen, where, guide, progress)
+            yield self.decode(points, found, provenance)
 
-    def _conditions(
-        self, start: int, size: int, seed: int, type: str | None, given: PointClouds | None
-    ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
-        """Number of points, cloud features in physical units and type positions of the clouds from ``start`` on."""
+    def choose(self, **overrides: Any) -> SamplingConfig:
+        """The default sampler with what is not None overridden; see :meth:`pcdiff.bundle.Settings.choose`."""
+        chosen = self.settings.choose(overrides)
+        if chosen.grid == "fitted" and chosen.steps not in self.grids:
+            fitted = ", ".join(map(str, sorted(self.grids))) or "none"
+            raise DataError(
+                f"steps = {chosen.steps}: no grid was fitted for so many, only for {fitted}; fit one with `pcdiff grid`"
+            )
+        return chosen
+
+    def grid(self, chosen: SamplingConfig) -> Tensor:
+        """The times of a sampler, shape (steps + 1,), float64."""
+        if chosen.grid == "fitted":
+            return torch.tensor(self.grids[chosen.steps], dtype=torch.float64)
+        return GRIDS[chosen.grid](self.denoiser.schedule, chosen.steps)
+
+    def fit_grids(self, steps: Sequence[int] = (5, 10, 20), *, seed: int = 0, device: str = "auto") -> None:
+        """Fit times to this generator and keep them as ``grid="fitted"`` (see :mod:`pcdiff.diffusion.fitted`).
+
+        Args:
+            steps: numbers of steps to fit a grid for.
+            seed: of the clouds that it is fitted to, which are no others' of any seed.
+            device: see :func:`pcdiff.bundle.pick_device`.
+
+        Raises:
+            DataError: a number of steps is out of range.
+        """
+        own = int(stream(seed, Purpose.GRID).generate_state(1, np.uint64)[0])
+        noise, mask, cond = self.batch(0, self.conditions(0, _GRID_CLOUDS, own), own)
+        where = pick_device(device)
+        self.denoiser.to(where)
+        try:
+            found = fit_grids(self.denoiser, noise.to(where), mask.to(where), cond.to(where), tuple(steps))
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        self.grids |= {count: tuple(times.tolist()) for count, times in found.items()}
+
+    def conditions(
+        self, start: int, size: int, seed: int, type: str | None = None, given: PointClouds | None = None
+    ) -> Conditions:
+        """What is known of the clouds from ``start``, a multiple of the block, on; arguments as for :meth:`iterate`."""
         names = [scale.name for scale in self.transform.clouds]
         uniform, normal = cloud_noise(seed, start, size, 1 + len(names))
         if given is not None:
@@ -312,47 +376,84 @@ class Generator:
                 types = np.searchsorted(np.cumsum(self.types)[:-1], uniform[:, 0], side="right").astype(np.int64)
             counts, values = self.multiplicity.draw(normal, types)
         features = {name: values[:, k].astype(np.float32) for k, name in enumerate(names)}
+        if self.transform.schema.kind != "jets":
+            return Conditions(counts, features, types)
         if "phi" not in features and given is not None and "phi" in given.schema.cloud_names:
             features["phi"] = given[start : start + size].feature("phi").astype(np.float32)
         if "phi" not in features:
             # The beams are symmetric about their axis. Rounded to float32 the largest value must stay below pi.
             phi = (2 * np.pi * uniform[:, 1] - np.pi).astype(np.float32)
             features["phi"] = np.clip(phi, -np.float32(3.1415925), np.float32(3.1415925))
-        return counts, features, types
+        return Conditions(counts, features, types)
 
-    @torch.inference_mode()
-    def _points(
+    def batch(self, start: int, found: Conditions, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The noise (n, N, F), mask (n, N) and conditions (n, C) of all of these clouds in one batch."""
+        counts, width = found.counts, len(self.transform.points)
+        noise = point_noise(seed, start, len(counts), int(counts.max()), width)
+        if self.settings.denoiser.dimension is not None:
+            unit = torch.from_numpy(student_uniforms(seed, start, len(counts)))
+            noise = noise * student_scale(unit, self.settings.denoiser.dimension).float().numpy()[:, None, None]
+        mask = np.arange(noise.shape[1]) < counts[:, None]
+        cond = self.transform.encode_conditions(counts, found.features, found.types)
+        return torch.from_numpy(np.ascontiguousarray(noise)), torch.from_numpy(mask), torch.from_numpy(cond)
+
+    @torch.no_grad()
+    def solve(
         self,
-        start: int,
-        counts: npt.NDArray[np.int64],
-        features: Mapping[str, npt.NDArray[Any]],
-        types: npt.NDArray[np.int64],
+        noise: Tensor,
+        mask: Tensor,
+        cond: Tensor,
+        clouds: npt.NDArray[np.int64],
         seed: int,
         chosen: SamplingConfig,
         device: torch.device,
-        progress: Callable[[int], None] | None = None,
+        guide: Guide | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Standardised points, shape (B, N, F), of the clouds of these numbers, by a sampler as :meth:`choose` gives it."""
+        noise, mask, cond = noise.to(device), mask.to(device), cond.to(device)
+        denoiser: DenoiserLike = self.denoiser
+        if chosen.guidance != 1:
+            denoiser = ClassifierFree(denoiser, chosen.guidance)
+        if guide is not None:
+            denoiser = guide(denoiser, mask, clouds)
+        steps = StepNoise(seed, clouds, mask.sum(1).cpu().numpy(), noise.shape[2])
+        return sample(
+            chosen.sampler,
+            denoiser,
+            noise,
+            self.grid(chosen),
+            mask,
+            cond,
+            order=chosen.order,
+            draw=lambda: torch.from_numpy(steps()).to(device),
+            denoise=chosen.denoise,
+            callback=callback,
+            **chosen.options,
+        )
+
+    def _points(
+        self,
+        start: int,
+        found: Conditions,
+        seed: int,
+        chosen: SamplingConfig,
+        device: torch.device,
+        guide: Guide | None,
+        progress: Callable[[int], None] | None,
     ) -> npt.NDArray[np.float32]:
         """Standardised points of all clouds, flat, shape (sum of counts, F)."""
-        width = len(self.transform.points)
-        noise = point_noise(seed, start, len(counts), int(counts.max()), width)
-        cond = self.transform.encode_conditions(counts, features, types)
+        counts = found.counts
+        noise, mask, cond = self.batch(start, found, seed)
         offsets = offsets_of(counts)
-        out = np.empty((int(offsets[-1]), width), np.float32)
-        grid = GRIDS[chosen.grid](self.denoiser.schedule, chosen.steps)
-        order = np.argsort(counts, kind="stable")
-        for index in _pieces(order, counts, device):
+        out = np.empty((int(offsets[-1]), noise.shape[2]), np.float32)
+        for index in pieces(np.argsort(counts, kind="stable"), counts, device):
             largest = int(counts[index].max())
-            mask = np.arange(largest) < counts[index][:, None]
-            x = SAMPLERS[chosen.sampler](
-                self.denoiser,
-                torch.from_numpy(np.ascontiguousarray(noise[index, :largest])).to(device),
-                grid,
-                torch.from_numpy(mask).to(device),
-                torch.from_numpy(cond[index]).to(device),
-                order=chosen.order,
-            )
-            rows = (offsets[index][:, None] + np.arange(largest))[mask]
-            out[rows] = x.cpu().numpy()[mask]
+            part = noise[index, :largest], mask[index, :largest], cond[index]
+            x = self.solve(*part, start + index, seed, chosen, device, guide)
+            inside = part[1].numpy()
+            rows = (offsets[index][:, None] + np.arange(largest))[inside]
+            out[rows] = x.cpu().numpy()[inside]
             if progress is not None:
                 progress(len(index))
         if not np.isfinite(out).all():
@@ -362,25 +463,25 @@ class Generator:
             )
         return out
 
-    def _decode(
+    def decode(
         self,
         points: npt.NDArray[np.float32],
-        counts: npt.NDArray[np.int64],
-        features: Mapping[str, npt.NDArray[Any]],
-        types: npt.NDArray[np.int64],
+        found: Conditions,
         provenance: Mapping[str, Any],
+        *,
+        ordered: bool = True,
     ) -> PointClouds:
-        """Clouds in physical units, points by falling pT where they have one."""
+        """Clouds in physical units, the constituents of a jet by falling pT where they have one, unless not ``ordered``."""
         names = [scale.name for scale in self.transform.points]
-        rank = next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
+        falling = ("ptrel", "pt", "energy") if ordered and self.transform.schema.kind == "jets" else ()
+        rank = next((names.index(name) for name in falling if name in names), None)
         if rank is not None:
-            cloud = np.repeat(np.arange(len(counts)), counts)
+            cloud = np.repeat(np.arange(len(found.counts)), found.counts)
             points = points[np.lexsort((-points[:, rank], cloud))]
-        offsets = offsets_of(counts)
-        return self.transform.decode(points, offsets, features, types, provenance)
+        return self.transform.decode(points, offsets_of(found.counts), found.features, found.types, provenance)
 
 
-def _pieces(
+def pieces(
     order: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], device: torch.device
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Clouds that pass through the sampler together, of similar size; which ones, only the request decides."""
@@ -391,29 +492,3 @@ def _pieces(
             block = block[: max(1, _CPU_POINTS // int(counts[block].max()))]
         yield block
         first += len(block)
-
-
-def _tensors(folder: Path, name: str, files: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Stored tensors, their checksum verified."""
-    path = folder / name
-    if not path.is_file():
-        raise ModelError(f"{path}: is missing; the generator is not whole")
-    if name not in files or sha256(path) != files[name]:
-        raise ModelError(
-            f"{path}: its SHA-256 is not the one in generator.json; the file is damaged or of another generator"
-        )
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{path}: not a safetensors file: {_one_line(error)}") from error
-
-
-def _load_net(net: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelError(f"denoiser.safetensors does not fit generator.json: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

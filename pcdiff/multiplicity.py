@@ -3,14 +3,21 @@ r"""How many points a cloud has, and its features: p(number of points, cloud fea
 The flow draws them jointly. Each marginal is first mapped to a standard normal through its own quantiles, u = F(x), z = Phi^-1(u):
 a number of points, being discrete, is de-quantised within its step of F, so that sharp edges and pile-ups (a cut at 800
 GeV, all jets of more than 30 constituents kept at 30) are met exactly and the flow has only the dependence to learn. The
-flow is a neural spline flow (arXiv 1906.04032) from zuko, conditioned on the type.
+flow is a neural spline flow (arXiv 1906.04032) from zuko or RealNVP (arXiv 1605.08803), conditioned on the type.
 
 A model maps standard normals to values, so the same noise gives the same clouds whatever the batching.
+
+The likelihood of a cloud needs p(number of points n | features f, type). With z_0 the normal score of the number of points,
+z_f those of the features, C the fractions of clouds with at most n points, and p the flow's density for the type,
+
+    p(n | f) = int_cell(n) p(z_0, z_f) dz_0 / int p(z_0, z_f) dz_0,        cell(n) = (Phi^-1(C(n-1)), Phi^-1(C(n))),
+
+where the Jacobian of f -> z_f cancels. Both integrals use one Gauss-Legendre rule on panels that end at every cell's edge,
+so that the p(n | f) of all n sum to one. A number of points that the training data did not have has an empty cell.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +29,8 @@ from scipy import special
 from torch import Tensor, nn
 
 from pcdiff.config import MultiplicityConfig
+from pcdiff.errors import ConfigError
+from pcdiff.flows import RealNVP, fit_flow
 from pcdiff.seeds import Purpose, stream
 
 __all__ = ["Draw", "EmpiricalMultiplicity", "FlowMultiplicity", "Multiplicity", "build_multiplicity"]
@@ -32,6 +41,12 @@ _KNOTS = 1025
 _ROWS = 20_000
 # Uniforms are kept this far from 0 and 1, where the normal quantile is infinite.
 _EDGE = 1e-6
+# The integrals over the normal score of the number of points: between these bounds, beyond which lies 2e-9 of a normal, in
+# panels of at most this width and with this many nodes each. The density has kinks, those of its networks and splines, which
+# the rule must resolve: in fitted splines p(n | f) was right to 1e-4, at some milliseconds a cloud.
+_BOUND, _PANEL, _NODES = 6.0, 1 / 16, 6
+# Densities that are computed at a time: their hidden layers stay in the cache.
+_CHUNK = 1 << 14
 
 Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Number of points (n,) and cloud features (n, K) in physical units."""
@@ -63,6 +78,16 @@ class Multiplicity(nn.Module, ABC):
     @abstractmethod
     def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
         """Values for standard normal noise."""
+
+    @abstractmethod
+    def log_count(
+        self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """Natural logarithm of p(number of points | cloud features, type), shape (n,), for the likelihood of a cloud.
+
+        ``counts`` (n,), ``features`` (n, K) in physical units, ``types`` (n,). Minus infinity for a number of points that no
+        cloud of the training data had.
+        """
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take stored tensors; tables are as long as the data they were fitted to, so their shapes come from the file."""
@@ -137,12 +162,21 @@ class _Counts(nn.Module):
 
 
 class FlowMultiplicity(Multiplicity):
-    """A neural spline flow over normal scores of (number of points, cloud features), conditioned on the type."""
+    """A flow over normal scores of (number of points, cloud features), conditioned on the type.
+
+    Raises:
+        ConfigError: affine coupling is asked for, and there are no cloud features to couple the number of points with.
+    """
 
     def __init__(self, config: MultiplicityConfig, features: int, types: int) -> None:
         super().__init__()
         from zuko.flows import NSF
 
+        if config.coupling == "affine" and features == 0:
+            raise ConfigError(
+                "multiplicity.coupling: affine couples the number of points with cloud features, and there are none; "
+                "expected spline"
+            )
         self.config = config
         self.features = features
         self.types = types
@@ -151,12 +185,13 @@ class FlowMultiplicity(Multiplicity):
         for k in range(features):
             self.marginals.append(_Marginal())
             self.add_module(f"marginal_{k}", self.marginals[k])
-        self.flow = NSF(
-            features=1 + features,
-            context=types if types > 1 else 0,
-            transforms=config.layers,
-            hidden_features=(config.hidden, config.hidden),
-        )
+        context = types if types > 1 else 0
+        if config.coupling == "affine":
+            # Normal scores have unit scale by themselves.
+            self.flow = RealNVP(1 + features, context, layers=config.layers, hidden=config.hidden).flow
+        else:
+            hidden = (config.hidden, config.hidden)
+            self.flow = NSF(1 + features, context, transforms=config.layers, hidden_features=hidden)
 
     def _context(self, types: npt.NDArray[np.int64]) -> Tensor | None:
         if self.types < 2:
@@ -175,21 +210,14 @@ class FlowMultiplicity(Multiplicity):
         for k, marginal in enumerate(self.marginals):
             marginal.fit(features[:, k])
         rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
-        optimiser = torch.optim.Adam(self.flow.parameters(), lr=self.config.lr)
-        steps, batch = self.config.steps, min(1024, len(counts))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-        )
-        for _ in range(steps):
+        batch = min(1024, len(counts))
+
+        def draw_batch() -> tuple[Tensor, Tensor | None]:
             index = rng.integers(0, len(counts), batch)
             z = torch.from_numpy(self._normals(counts[index], features[index], rng)).float()
-            loss = -self.flow(self._context(types[index])).log_prob(z).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.flow.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            progress()
+            return z, self._context(types[index])
+
+        fit_flow(self.flow, draw_batch, self.config.steps, self.config.lr, progress)
 
     def _normals(
         self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], rng: np.random.Generator
@@ -207,6 +235,42 @@ class FlowMultiplicity(Multiplicity):
         features = [marginal.inverse(z[:, 1 + k]) for k, marginal in enumerate(self.marginals)]
         counts = np.maximum(self.counts.inverse(z[:, 0]), 1)
         return counts, np.stack(features, axis=1) if features else np.zeros((len(counts), 0))
+
+    @torch.no_grad()
+    def log_count(
+        self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """See :meth:`Multiplicity.log_count`; features beyond those of the training data count as the last of them.
+
+        A repeated value, whose normal scores fill an interval, is taken at its middle.
+        """
+        nodes, weights = self._rule()
+        at = torch.from_numpy(np.maximum(self.counts.inverse(nodes), 1))
+        z_0, log_w = torch.from_numpy(nodes).float(), torch.from_numpy(weights).log()
+        middle = np.full(len(counts), 0.5)
+        columns = [marginal.forward(features[:, k], middle) for k, marginal in enumerate(self.marginals)]
+        z_f = torch.from_numpy(np.reshape(columns, (self.features, len(counts))).T).float()
+        context, wanted = self._context(types), torch.from_numpy(counts)
+        out = np.empty(len(counts))
+        size = max(1, _CHUNK // len(nodes))
+        for first in range(0, len(counts), size):
+            rows = slice(first, first + size)
+            shape = (len(z_f[rows]), len(nodes), -1)
+            z = torch.cat([z_0[:, None].expand(shape), z_f[rows, None].expand(shape)], dim=-1)
+            density = self.flow(None if context is None else context[rows, None].expand(shape))
+            log_p = density.log_prob(z).double() + log_w
+            inside = log_p.masked_fill(at != wanted[rows, None], -torch.inf)
+            out[rows] = (inside.logsumexp(dim=1) - log_p.logsumexp(dim=1)).numpy()
+        return out
+
+    def _rule(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Nodes and weights, shape (m,), of the integrals over z_0: no panel crosses a cell's edge."""
+        even = np.linspace(-_BOUND, _BOUND, round(2 * _BOUND / _PANEL) + 1)
+        cells = special.ndtri(self.counts.cumulative.numpy()).clip(-_BOUND, _BOUND)
+        edges = np.union1d(even, cells)
+        middle, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+        x, w = special.roots_legendre(_NODES)
+        return (middle[:, None] + half[:, None] * x).ravel(), (half[:, None] * w).ravel()
 
 
 class EmpiricalMultiplicity(Multiplicity):
@@ -244,3 +308,18 @@ class EmpiricalMultiplicity(Multiplicity):
         index = np.minimum(first + (unit * (last - first)).astype(np.int64), last - 1)
         rows = self.rows.numpy()[index]
         return rows[:, 0].astype(np.int64), rows[:, 1:]
+
+    def log_count(
+        self,
+        counts: npt.NDArray[np.int64],
+        features: npt.NDArray[Any],  # noqa: ARG002
+        types: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.float64]:
+        """Of the marginal p(number of points | type), the fraction of the type's rows: the features are not used."""
+        rows, row_types = self.rows.numpy()[:, 0].astype(np.int64), self.row_types.numpy()
+        out = np.full(len(counts), -np.inf)
+        for kind in np.unique(types):
+            repeats = np.bincount(rows[row_types == kind], minlength=int(counts.max()) + 1)
+            with np.errstate(divide="ignore"):
+                out[types == kind] = np.log(repeats[counts[types == kind]] / max(1, repeats.sum()))
+        return out

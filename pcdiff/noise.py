@@ -1,23 +1,26 @@
 """The noise of sampling: that of cloud i depends only on (seed, i), whatever else is asked for.
 
-Clouds are numbered from 0 in a request. Those of a block share one random stream, from which all are filled at once.
+Clouds are numbered from 0 in a request. Those of a block share one random stream, from which all are filled at once. Noise that
+stochastic samplers draw along the way comes from a stream of its own for each cloud, because it is not known before how much.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from pcdiff.seeds import Purpose, stream
 
-__all__ = ["BLOCK", "cloud_noise", "point_noise"]
+__all__ = ["BLOCK", "StepNoise", "cloud_noise", "point_noise", "student_uniforms"]
 
 # Clouds that share one random stream, and that pass through the sampler together at most.
 BLOCK = 1024
 
 
-def _noise(seed: int, purpose: Purpose, block: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(stream(seed, purpose, block)))
+def _noise(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(stream(seed, purpose, index)))
 
 
 def cloud_noise(
@@ -40,3 +43,41 @@ def point_noise(seed: int, start: int, size: int, points: int, width: int) -> np
     ]
     noise: npt.NDArray[np.float32] = np.concatenate(blocks)[:size]
     return noise
+
+
+def student_uniforms(seed: int, start: int, size: int) -> npt.NDArray[np.float64]:
+    """Uniforms (size,) of the clouds from ``start``, a multiple of the block, on; for the length of a Poisson flow's noise."""
+    blocks = range(start // BLOCK, -(-(start + size) // BLOCK))
+    uniform: npt.NDArray[np.float64] = np.concatenate(
+        [_noise(seed, Purpose.STUDENT, block).random(BLOCK) for block in blocks]
+    )
+    return uniform[:size]
+
+
+class StepNoise:
+    """Fresh normals at each call for clouds that pass through a sampler together.
+
+    Args:
+        seed: the user's seed.
+        clouds: their numbers in the request, shape (B,).
+        counts: their numbers of points, shape (B,).
+        width: F.
+    """
+
+    def __init__(self, seed: int, clouds: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], width: int) -> None:
+        self._seed = seed
+        self._clouds = clouds
+        self._counts = counts
+        self._width = width
+
+    @cached_property
+    def _streams(self) -> list[np.random.Generator]:
+        # Made at the first call, which samplers of the ODE never make.
+        return [_noise(self._seed, Purpose.STEPS, int(cloud)) for cloud in self._clouds]
+
+    def __call__(self) -> npt.NDArray[np.float32]:
+        """Shape (B, N, F), N the largest of the counts, zero beyond each cloud's own."""
+        out = np.zeros((len(self._counts), int(self._counts.max()), self._width), np.float32)
+        for row, rng, count in zip(out, self._streams, self._counts, strict=True):
+            row[:count] = rng.standard_normal((count, self._width), np.float32)
+        return out

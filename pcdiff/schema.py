@@ -7,11 +7,13 @@ state its units again, so that a number never travels without its meaning.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pcdiff.errors import DataError, suggest
 
-__all__ = ["JET_TYPES", "Feature", "Reflection", "Schema", "jet_schema"]
+__all__ = ["JET_TYPES", "Feature", "Kind", "Reflection", "Schema", "jet_schema", "vector_schema"]
+
+Kind = Literal["jets", "halos", "vectors"]
 
 # The order is that of the JetNet library, which prepends this number to its jet features.
 JET_TYPES = ("g", "q", "t", "w", "z")
@@ -50,7 +52,9 @@ class Schema:
     """The meaning of all columns of a :class:`~pcdiff.clouds.PointClouds`.
 
     Attributes:
-        kind: ``"jets"`` or ``"halos"``: which observables apply.
+        kind: what a cloud is, which decides which observables apply: ``"jets"``, whose points are constituents;
+            ``"halos"``, a catalogue in a periodic box; or ``"vectors"``, plain vectors of numbers, each a cloud of one
+            point.
         points: the columns of each point.
         clouds: the columns of each cloud.
         reflections: sign flips that leave the distribution unchanged.
@@ -58,15 +62,15 @@ class Schema:
             before any were dropped, or the ``"kept"`` ones. ``""`` where the file does not say.
     """
 
-    kind: Literal["jets", "halos"]
+    kind: Kind
     points: tuple[Feature, ...]
     clouds: tuple[Feature, ...] = ()
     reflections: tuple[Reflection, ...] = ()
     axis: Literal["all", "kept", ""] = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("jets", "halos"):
-            raise DataError(f"schema: kind is {self.kind!r}, expected 'jets' or 'halos'")
+        if self.kind not in get_args(Kind):
+            raise DataError(f"schema: kind is {self.kind!r}, expected {', '.join(map(repr, get_args(Kind)))}")
         if self.axis not in ("all", "kept", ""):
             raise DataError(f"schema: axis is {self.axis!r}, expected 'all', 'kept' or ''")
         for level, features in (("point", self.points), ("cloud", self.clouds)):
@@ -208,3 +212,12 @@ def jet_schema(
         reflections=_JET_REFLECTIONS,
         axis=axis,
     )
+
+
+def vector_schema(names: tuple[str, ...] | list[str]) -> Schema:
+    """A schema of plain vectors from the names of their components, which are pure numbers without a known symmetry.
+
+    >>> vector_schema(["x", "y"]).point_names
+    ('x', 'y')
+    """
+    return Schema(kind="vectors", points=tuple(Feature(name) for name in names))

@@ -19,6 +19,11 @@ class Purpose(IntEnum):
     MULTIPLICITY = 4
     CLOUDS = 5
     POINTS = 6
+    STEPS = 7
+    TOY = 8
+    STUDENT = 9
+    GRID = 10
+    PROBES = 11
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:

@@ -22,15 +22,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from pcdiff import checkpoint
+from pcdiff.bundle import Settings, build_denoiser, pick_device
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
-from pcdiff.diffusion import Denoiser, denoising_loss, draw_times
+from pcdiff.diffusion import (
+    Denoiser,
+    LearnedSchedule,
+    action_loss,
+    comb,
+    denoising_loss,
+    draw_times,
+    probe,
+    score_matching_loss,
+)
 from pcdiff.errors import PcdiffError
 from pcdiff.evaluation import evaluate
 from pcdiff.evaluation.loss import loss_curve
 from pcdiff.files import read_json
-from pcdiff.generator import Generator, Settings, build_denoiser, pick_device
+from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.run import Metrics, describe_run, locked
@@ -79,7 +89,7 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
 
 def _train(run: Path, config: Config, data: TrainingData, device: torch.device, *, progress: bool) -> None:
     """The run, from its newest checkpoint or from the start."""
-    settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
+    settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling, config.denoiser)
     multiplicity = _fit_multiplicity(run, config, data, shown=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_word(config.seed, Purpose.WEIGHTS))
@@ -156,7 +166,7 @@ def _step(
     losses = _losses(model, batch, config, rng)
     loss = losses.sum() / mean_batch
     optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    _backward(model, loss, losses)
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))
     counters.step += 1
     counters.batch += 1
@@ -181,11 +191,41 @@ def _step(
     return norm
 
 
+def _backward(model: Denoiser, loss: Tensor, losses: Tensor) -> None:
+    """Gradients of the loss; a learned schedule gets those of the second moment of the losses instead.
+
+    The mean of the variational bound does not depend on the schedule between its ends, so lowering the second moment lowers the
+    variance over the times that are drawn (Variational Diffusion Models, arXiv 2107.00630, section 5.1).
+    """
+    if not isinstance(model.schedule, LearnedSchedule):
+        loss.backward()  # type: ignore[no-untyped-call]
+        return
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    learned = list(model.schedule.parameters())
+    for parameter in learned:
+        parameter.grad = None
+    losses.square().mean().backward(inputs=learned)  # type: ignore[no-untyped-call]
+
+
 def _losses(model: Denoiser, batch: CloudBatch, config: Config, rng: torch.Generator) -> Tensor:
     """The loss of each cloud at drawn times and noise, shape (B,)."""
-    t = draw_times(model.schedule, len(batch), config.loss.times, rng).to(batch.x.device)
-    noise = torch.randn(batch.x.shape, generator=rng).to(batch.x.device)
-    return denoising_loss(model, batch.x, batch.mask, batch.cond, t=t, noise=noise, weight=config.loss.weight)
+    x, mask, cond = batch.x, batch.mask, batch.cond
+    about = config.denoiser
+    if about.drop_conditions:
+        hidden = (torch.rand(len(batch), 1, generator=rng) < about.drop_conditions).to(x.device)
+        # All but the number of points, which the mask shows anyway; zero is the mean of a condition.
+        cond = torch.cat([cond[:, :1], cond[:, 1:].masked_fill(hidden, 0)], dim=1)
+    drawn = draw_times(model.schedule, len(batch), config.loss.times, rng, weight=config.loss.weight)
+    t, factor = (v.to(x.device) for v in drawn)
+    noise = torch.randn(x.shape, generator=rng).to(x.device)
+    objective = config.loss.objective
+    if objective == "action":
+        return action_loss(model, x, mask, cond, unit=comb(len(batch), rng).to(x.device), noise=noise)
+    if objective != "denoising":
+        vectors = probe(x, mask, "rademacher", rng) if objective == "sliced-score" else None
+        return factor * score_matching_loss(model, x, mask, cond, t=t, noise=noise, vectors=vectors)
+    unit = None if about.dimension is None else torch.rand(len(batch), generator=rng).to(x.device)
+    return factor * denoising_loss(model, x, mask, cond, t=t, noise=noise, weight=config.loss.weight, unit=unit)
 
 
 def _reflect(batch: CloudBatch, transform: Transform, rng: torch.Generator) -> CloudBatch:
@@ -220,14 +260,13 @@ def _stop(request: BaseException, run: Path, step: int) -> NoReturn:
     raise request
 
 
-@torch.no_grad()
 def _validate(ema: Denoiser, loader: Loader, config: Config, device: torch.device) -> float:
     """Mean loss of the validation clouds under the averaged weights, with the same times and noise each time."""
     total, count = 0.0, 0
     for i, batch in enumerate(loader.epoch(0)):
         rng = _rng(config.seed, Purpose.VALIDATION, i)
         for _ in range(_VALIDATION_DRAWS):
-            total += float(_losses(ema, batch.to(device), config, rng).sum())
+            total += _losses(ema, batch.to(device), config, rng).sum().item()
             count += len(batch)
     return total / count
 

@@ -31,7 +31,7 @@ def point_columns(clouds: PointClouds, names: Sequence[str]) -> dict[str, npt.ND
     Raises:
         DataError: a feature is neither stored nor derived.
     """
-    missing = [name for name in names if name not in clouds.schema.point_names]
+    missing = [name for name in names if name not in clouds.schema.point_names and clouds.schema.kind == "jets"]
     derived: dict[str, npt.NDArray[Any]] = {}
     for source, available in ((clouds.relative, ("etarel", "phirel", "ptrel")), (clouds.momenta, _MOMENTUM)):
         wanted = [name for name in missing if name in available]
@@ -91,6 +91,11 @@ class Scale:
     def forward(self, values: npt.NDArray[Any]) -> Floats:
         """Standardised values."""
         return ((self._shape(np.asarray(values, np.float64)) - self.mean) / self.std).astype(np.float32)
+
+    def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """log of the derivative of :meth:`forward` at values in physical units, of their shape."""
+        found = np.full(np.shape(values), -np.log(self.std))
+        return found - self._shape(np.asarray(values, np.float64)) if self.function == "log" else found
 
     def inverse(self, values: npt.NDArray[Any]) -> Floats:
         """Values in physical units; beyond the range of float32 they end at its largest number."""
@@ -160,7 +165,7 @@ class Transform:
             use_type: condition on the cloud feature ``type`` where there is one.
         """
         turning = sorted({"phi", "px", "py"} & set(points))
-        if turning and "phi" not in features:
+        if clouds.schema.kind == "jets" and turning and "phi" not in features:
             raise DataError(
                 f"the point feature {turning[0]!r} turns with the jet, so the jet's azimuth must be known too: add phi to "
                 "features.clouds, or generate etarel, phirel and ptrel"
@@ -221,6 +226,12 @@ class Transform:
             cond=self.encode_conditions(clouds.counts, rows, self.type_index(clouds)),
         )
 
+    def log_slopes(self, clouds: PointClouds) -> npt.NDArray[np.float64]:
+        """log of what a density of standardised points is multiplied by to be one of points in physical units; shape (n,)."""
+        columns = point_columns(clouds, [scale.name for scale in self.points])
+        flat = np.sum([scale.log_slope(columns[scale.name]) for scale in self.points], axis=0)
+        return np.add.reduceat(flat, clouds.offsets[:-1])
+
     def encode_conditions(
         self, counts: npt.NDArray[Any], features: Mapping[str, npt.NDArray[Any]], types: npt.NDArray[np.int64]
     ) -> Floats:
@@ -248,7 +259,7 @@ class Transform:
             types: positions in :attr:`types`, shape (n,).
         """
         columns = {scale.name: scale.inverse(points[:, i]) for i, scale in enumerate(self.points)}
-        if "phi" in columns:
+        if self.schema.kind == "jets" and "phi" in columns:
             columns["phi"] = wrap(columns["phi"].astype(np.float64)).astype(np.float32)
         rows: dict[str, npt.NDArray[Any]] = {name: np.asarray(values, np.float32) for name, values in features.items()}
         if self.types:
@@ -298,9 +309,11 @@ class Transform:
 
 
 def _generated_schema(source: Schema, points: list[str], features: list[str], types: tuple[str, ...]) -> Schema:
-    """The schema of generated clouds: the chosen columns, a jet azimuth, and the type."""
+    """The schema of generated clouds: the chosen columns, the type, and for jets an azimuth."""
+    if source.kind == "vectors":
+        return source.select(tuple(points), (*features, *(["type"] if types else [])))
     if source.kind != "jets":
-        raise DataError(f"cannot generate {source.kind}: only jets so far")
+        raise DataError(f"cannot generate {source.kind}: only jets and vectors so far")
     known = {feature.name: feature for feature in source.points if feature.name in points}
     names = [*features, *(["phi"] if "phi" not in features else []), *(["type"] if types else [])]
     schema = jet_schema(points, names, axis=source.axis, types=source.cloud("type").categories if types else ())

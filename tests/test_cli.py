@@ -25,7 +25,8 @@ import pcdiff
 from pcdiff import PointClouds
 from pcdiff.cli import main
 from pcdiff.config import SamplingConfig
-from pcdiff.data import make_jets
+from pcdiff.data import make_jets, toy
+from pcdiff.data.toys import TOYS
 from pcdiff.errors import PcdiffError
 from pcdiff.evaluation import evaluate
 from pcdiff.schema import jet_schema
@@ -258,12 +259,15 @@ def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str
         (["sample"], pcdiff.Generator.iterate, ("seed", "device")),
         (["evaluate"], evaluate, ("draws", "seed")),
         (["data", "make", "jets"], make_jets, ("radius", "eta", "constituents", "seed")),
+        (["data", "make", "toy"], toy, ("seed",)),
     ):
         text = shown(*command)
         for name in names:
             default = inspect.signature(function).parameters[name].default
             assert re.search(rf"--{name} [A-Z]+ [^-]*[^:]*default: {re.escape(str(default))}\b", text), (command, name)
     assert "default: 800:1600" in shown("data", "make", "jets")
+    # argparse breaks names at their hyphens.
+    assert ", ".join(TOYS).replace(", eight", " or eight") in shown("data", "make", "toy").replace("- ", "-")
     for name in ("order", "grid", "sampler"):
         choices = ", ".join(map(str, get_args(SamplingConfig.model_fields[name].annotation)))
         assert f"{choices}; default: the generator's own" in shown("sample")
@@ -314,6 +318,15 @@ def test_make_jets(monkeypatch: pytest.MonkeyPatch) -> None:
             },
         ),
     ]
+
+
+def test_make_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "make", "toy", "--shape", "swiss-roll", "-n", "20"]) == 0
+    assert capsys.readouterr().out == "data/toy_swiss-roll_20.parquet\n"
+    assert pcdiff.read("data/toy_swiss-roll_20.parquet").equals(toy("swiss-roll", 20))
+    assert main(["data", "make", "toy", "--shape", "spiral", "-n", "1e2", "--seed", "3", "-o", "new/s.root"]) == 0
+    assert pcdiff.read("new/s.root").equals(toy("spiral", 100, seed=3))
 
 
 def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,6 +398,10 @@ SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
         (
             ("data", "make", "jets", "--process", "g", "-n", "9", "--pt", "800"),
             "pcdiff data make jets: error: argument --pt: found '800', expected LOW:HIGH, for example 800:1600",
+        ),
+        (
+            ("data", "make", "toy", "--shape", "spirel", "-n", "9"),
+            "pcdiff: error: make toy: no shape 'spirel': did you mean 'spiral'?",
         ),
         (("train", "tiny2.yaml"), "pcdiff: error: tiny2.yaml: no such file"),
         (("train", "gluon3"), "pcdiff: error: configs/gluon3.yaml: no such file"),

@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import torch
 
+from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.config import EpicConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
+from pcdiff.diffusion import SAMPLERS
+from pcdiff.diffusion.guidance import Constrained
 from pcdiff.errors import DataError, ModelError, PcdiffError
-from pcdiff.generator import Generator, Settings, build_denoiser
+from pcdiff.generator import Generator
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.transforms import Transform, cloud_columns
 
@@ -138,7 +142,12 @@ def test_a_damaged_or_foreign_folder_gives_one_line(generator: Generator, tmp_pa
     [
         ({"n": 0}, "cannot generate 0"),
         ({"n": 5, "steps": 0}, "steps = 0"),
-        ({"n": 5, "grid": "karras"}, "grid = 'karras'"),
+        ({"n": 5, "grid": "geometric"}, "grid = 'geometric'"),
+        ({"n": 5, "grid": "fitted"}, "steps = 4: no grid was fitted for so many, only for none"),
+        ({"n": 5, "sampler": "euler", "order": 2}, "order = 2: expected no order for the sampler euler"),
+        ({"n": 5, "options": {"churn": 1.0}}, "options = .*churn.*: expected an option of the sampler ddim: eta"),
+        ({"n": 5, "options": {"eta": -1.0}}, "options = .*eta.*: expected a number from 0"),
+        ({"n": 5, "guidance": 2.0}, "guidance = 2.0: the generator was trained without denoiser.drop_conditions"),
         ({"n": 5, "order": 9}, "order = 9"),
         ({"n": 5, "device": "cuda:77"}, "device 'cuda:77' is not available"),
         ({}, "say how many"),
@@ -188,3 +197,84 @@ def test_the_chosen_order_is_the_one_that_runs(generator: Generator, order: int)
     other = generator.sample(30, order=3 - order, steps=3)
     assert used.provenance["sampling"]["order"] == order
     assert not used.equals(other)
+
+
+STOCHASTIC = [name for name, sampler in SAMPLERS.items() if sampler.stochastic and name != "ddim"]
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_each_sampler_gives_the_same_cloud_whatever_is_asked_for_besides(generator: Generator, name: str) -> None:
+    """Values agree to 1e-4, fresh noise included; those of rk45, whose clouds share a step size, to its tolerance."""
+    chosen = {"seed": 3, "sampler": name, "steps": 6}
+    many, few = generator.sample(1200, **chosen), generator.sample(40, **chosen)
+    tolerance = 5e-3 if name == "rk45" else 1e-4
+    # Two points of almost the same pT may change places.
+    for feature in few.schema.point_names:
+        a, b = (np.sort(ak.to_numpy(ak.flatten(ak.sort(part.points[feature], axis=1)))) for part in (few, many[:40]))
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    assert few.provenance["sampling"]["sampler"] == name
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_fresh_noise_is_that_of_the_seed(generator: Generator, name: str) -> None:
+    first, again = (generator.sample(20, seed=5, sampler=name, steps=5) for _ in range(2))
+    assert first.equals(again)
+
+
+def test_eta_is_heard(generator: Generator) -> None:
+    plain = generator.sample(20, seed=5, order=1)
+    assert (
+        generator.sample(20, seed=5, order=1, options={"eta": 0.0}).column("ptrel").tolist()
+        == plain.column("ptrel").tolist()
+    )
+    noisy = generator.sample(20, seed=5, order=1, options={"eta": 1.0})
+    ancestral = generator.sample(20, seed=5, sampler="ancestral")
+    assert not np.allclose(noisy.column("etarel"), plain.column("etarel"))
+    np.testing.assert_allclose(noisy.column("etarel"), ancestral.column("etarel"))
+
+
+def test_fitted_grids_are_kept_with_the_generator(generator: Generator, tmp_path: Path) -> None:
+    generator.fit_grids((3, 6))
+    try:
+        assert set(generator.grids) == {3, 6}
+        generator.save(tmp_path)
+        loaded = Generator.load(tmp_path)
+        assert loaded.grids == generator.grids
+        made = loaded.sample(30, seed=2, grid="fitted", steps=6)
+        assert made.equals(generator.sample(30, seed=2, grid="fitted", steps=6))
+        assert not made.equals(generator.sample(30, seed=2, grid="log-snr", steps=6))
+        with pytest.raises(DataError, match="only for 3, 6; fit one"):
+            loaded.sample(3, grid="fitted", steps=7)
+        with pytest.raises(DataError, match="numbers of steps are"):
+            generator.fit_grids((0,))
+    finally:
+        generator.grids.clear()
+
+
+def test_a_generator_of_an_older_pcdiff_loads(generator: Generator, tmp_path: Path) -> None:
+    generator.save(tmp_path)
+    file = tmp_path / "generator.json"
+    data = json.loads(file.read_text())
+    for key in ("denoiser", "grids"):
+        del data[key]
+    data["sampling"] = {"sampler": "ddim", "order": 2, "steps": 4, "grid": "log-snr"}
+    file.write_text(json.dumps(data))
+    assert Generator.load(tmp_path).sample(20, seed=5).equals(generator.sample(20, seed=5))
+
+
+def test_a_guide_wraps_the_denoiser_for_the_right_clouds(generator: Generator) -> None:
+    """A constraint that differs from cloud to cloud: the sum of standardised etarel is the cloud's number / 1000, to 1e-4."""
+    n = 1500
+
+    def guide(denoiser: Any, mask: torch.Tensor, clouds: np.ndarray) -> Constrained:
+        wanted = torch.from_numpy(clouds / 1000).float()
+
+        def constraint(x0: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return ((x0[..., 0] * mask).sum(1) - wanted)[:, None]
+
+        return Constrained(denoiser, constraint)
+
+    made = generator.sample(n, seed=1, guide=guide, denoise=True, steps=3)
+    scale = next(scale for scale in generator.transform.points if scale.name == "etarel")
+    total = ak.to_numpy(ak.sum(ak.unflatten(scale.forward(made.column("etarel")), made.counts), axis=1))
+    np.testing.assert_allclose(total, np.arange(n) / 1000, atol=2e-4)

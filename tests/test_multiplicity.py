@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 
 from pcdiff.config import MultiplicityConfig
+from pcdiff.errors import ConfigError
 from pcdiff.multiplicity import EmpiricalMultiplicity, FlowMultiplicity, build_multiplicity
 
 N = 4000
@@ -20,10 +23,10 @@ def truth(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return counts.astype(np.int64), np.column_stack([edge, rng.normal(size=N)]), types
 
 
-@pytest.fixture(scope="module")
-def fitted() -> FlowMultiplicity:
+@pytest.fixture(scope="module", params=["spline", "affine"])
+def fitted(request: pytest.FixtureRequest) -> FlowMultiplicity:
     torch.manual_seed(0)
-    model = FlowMultiplicity(MultiplicityConfig(layers=2, hidden=32, steps=300), 2, 2)
+    model = FlowMultiplicity(MultiplicityConfig(layers=2, hidden=32, steps=300, coupling=request.param), 2, 2)
     model.fit(*truth(), seed=0)
     return model
 
@@ -54,9 +57,9 @@ def test_the_same_noise_gives_the_same_clouds_in_any_batch(fitted: FlowMultiplic
         np.testing.assert_allclose(more, values[part], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["flow", "empirical"])
-def test_stored_tensors_give_the_same_draws(kind: str) -> None:
-    config = MultiplicityConfig.model_validate({"kind": kind, "steps": 2, "hidden": 8, "layers": 1})
+@pytest.mark.parametrize("kind", [{"kind": "flow"}, {"kind": "flow", "coupling": "affine"}, {"kind": "empirical"}])
+def test_stored_tensors_give_the_same_draws(kind: dict[str, str]) -> None:
+    config = MultiplicityConfig.model_validate({**kind, "steps": 2, "hidden": 8, "layers": 1})
     model = build_multiplicity(config, 2, 2)
     model.fit(*truth(), seed=0)
     other = build_multiplicity(config, 2, 2)
@@ -100,3 +103,105 @@ def test_whole_numbers_stay_whole(fitted: FlowMultiplicity) -> None:
     model.fit(counts, counts[:, None].astype(float), np.zeros(500, np.int64), seed=0)
     _, values = model.draw(np.random.default_rng(9).standard_normal((200, 2)), np.zeros(200, np.int64))
     np.testing.assert_array_equal(values, np.rint(values))
+
+
+def test_affine_coupling_needs_a_cloud_feature() -> None:
+    with pytest.raises(ConfigError, match=r"multiplicity\.coupling: affine .* expected spline"):
+        build_multiplicity(MultiplicityConfig(coupling="affine"), 0, 2)
+
+
+def all_counts(
+    model: FlowMultiplicity | EmpiricalMultiplicity, most: int, features: np.ndarray, types: np.ndarray
+) -> np.ndarray:
+    """log p(n | features, type) of n = 0 ... most, shape (clouds, most + 1)."""
+    return np.stack(
+        [model.log_count(np.full(len(types), n), features, types) for n in range(most + 1)],
+        axis=1,
+    )
+
+
+@pytest.mark.parametrize(("coupling", "features"), [("spline", 0), ("spline", 1), ("affine", 1)])
+def test_log_count_of_the_identity_is_the_stored_table(coupling: str, features: int) -> None:
+    counts = np.array([3, 3, 3, 5, 5, 9, 9, 9, 9, 9])
+    values = np.random.default_rng(10).normal(size=(10, features))
+    config = MultiplicityConfig.model_validate({"coupling": coupling, "steps": 1, "hidden": 8, "layers": 2})
+    model = FlowMultiplicity(config, features, 1)
+    model.fit(counts, values, np.zeros(10, np.int64), seed=0)
+    with torch.no_grad():
+        for parameter in model.flow.parameters():
+            parameter.zero_()
+    table = np.log(np.where(np.isin(np.arange(12), counts), np.bincount(counts, minlength=12), np.nan) / 10)
+    found = all_counts(model, 11, values, np.zeros(10, np.int64))
+    np.testing.assert_allclose(found, np.tile(np.nan_to_num(table, nan=-np.inf), (10, 1)), atol=1e-5)
+
+
+def test_log_count_of_a_gaussian_copula() -> None:
+    """One coupling set by hand, z_f = sigma z + rho z_0: then z_0 given z_f is normal, and its cells have a closed form."""
+    rng, rho, sigma = np.random.default_rng(11), 0.8, 0.6
+    counts = rng.poisson(12, 5000) + 1
+    model = FlowMultiplicity(MultiplicityConfig(coupling="affine", layers=1, hidden=2, steps=1), 1, 1)
+    # Features whose normal score is themselves, up to the spacing of the stored quantiles.
+    normals = stats.norm.ppf(np.linspace(1e-6, 1 - 1e-6, 1025))
+    model.fit(counts, rng.choice(normals, 5000)[:, None], np.zeros(5000, np.int64), seed=0)
+    model.marginals[0].knots.copy_(torch.from_numpy(normals))
+    first, _, second, _, last = model.flow.transform.transform.transforms[0].hyper
+    bound = math.log(1000)
+    with torch.no_grad():
+        for layer in (first, second, last):
+            layer.bias.zero_()
+        first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        second.weight.copy_(torch.eye(2))
+        last.weight.copy_(torch.tensor([[rho, -rho], [0.0, 0.0]]))
+        # The network's raw number a for s = log(sigma) = a / (1 + |a| / log 1000).
+        last.bias[1] = math.log(sigma) / (1 - abs(math.log(sigma)) / bound)
+    z_f = normals[[20, 300, 512, 800, 1010]]
+    edges = stats.norm.ppf(np.concatenate([[0.0], model.counts.cumulative.numpy()]))
+    # Of z_0 ~ N(0, 1) and z_f = rho z_0 + sigma z: precision 1 + rho^2 / sigma^2.
+    spread = 1 / math.sqrt(1 + rho**2 / sigma**2)
+    mean = spread**2 * rho * z_f / sigma**2
+    expected = np.diff(stats.norm.cdf((edges - mean[:, None]) / spread), axis=1)
+    found = all_counts(model, len(edges) - 2, z_f[:, None], np.zeros(5, np.int64))
+    np.testing.assert_allclose(np.exp(found), expected, atol=1e-5)
+
+
+def test_log_count_is_normalised_and_resolves_the_density(fitted: FlowMultiplicity) -> None:
+    """Over all n the probabilities sum to one; each is the ratio of integrals that a much finer rule finds."""
+    features, types = truth(seed=12)[1][:8], np.arange(8) % 2
+    log_p = all_counts(fitted, 35, features, types)
+    np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-6)
+    assert np.isneginf(log_p[:, [0, 31, 35]]).all()
+    edges = stats.norm.ppf(np.concatenate([[0.0], fitted.counts.cumulative.numpy()])).clip(-8, 8)
+    for i in range(8):
+        scores = [m.forward(features[i : i + 1, k], np.array([0.5]))[0] for k, m in enumerate(fitted.marginals)]
+        z_0 = np.union1d(np.linspace(-8, 8, 30_001), edges)
+        z = torch.from_numpy(np.column_stack([z_0, np.tile(scores, (len(z_0), 1))])).float()
+        with torch.no_grad():
+            context = torch.eye(2)[types[i]].expand(len(z), 2)
+            p = fitted.flow(context).log_prob(z).double().exp().numpy()
+        cumulative = integrate.cumulative_trapezoid(p, z_0, initial=0)
+        expected = np.diff(np.interp(edges, z_0, cumulative)) / cumulative[-1]
+        np.testing.assert_allclose(np.exp(log_p[i, : len(expected)]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [18, 30])
+def test_log_count_is_the_probability_of_what_is_drawn(fitted: FlowMultiplicity, n: int) -> None:
+    """Over drawn clouds, the mean of p(n | features) is the fraction with n points, in each half of the first feature."""
+    types = np.arange(600) % 2
+    drawn, values = fitted.draw(np.random.default_rng(13).standard_normal((600, 3)), types)
+    p = np.exp(fitted.log_count(np.full(600, n), values, types))
+    low = values[:, 0] < np.median(values[:, 0])
+    for part in (low, ~low):
+        # Each term has mean zero and variance p (1 - p), if p is right.
+        error = math.sqrt(float((p * (1 - p))[part].mean()) / part.sum())
+        assert abs(float(((drawn == n) - p)[part].mean())) < 4 * error
+
+
+def test_log_count_of_the_empirical_model_is_the_fraction_of_its_rows() -> None:
+    counts, types = np.array([2, 2, 2, 7, 7, 4, 4, 4, 4, 9]), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    model = EmpiricalMultiplicity(1)
+    model.fit(counts, np.zeros((10, 1)), types, seed=0)
+    found = np.exp(all_counts(model, 12, np.zeros((2, 1)), np.array([0, 1])))
+    expected = np.zeros((2, 13))
+    expected[0, [2, 7]] = 0.6, 0.4
+    expected[1, [4, 9]] = 0.8, 0.2
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

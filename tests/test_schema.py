@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pcdiff.errors import DataError
-from pcdiff.schema import JET_TYPES, Feature, Schema, jet_schema
+from pcdiff.schema import JET_TYPES, Feature, Schema, jet_schema, vector_schema
 
 
 def test_standard_names_get_units_and_categories() -> None:
@@ -25,8 +25,20 @@ def test_extra_features_replace_the_standard_meaning() -> None:
     assert schema.point("depth") == Feature("depth")
 
 
-def test_json_round_trip_is_exact() -> None:
-    schema = jet_schema(["etarel", "phirel", "ptrel"], ["pt", "type"], axis="all", types=("g", "q"))
+def test_vectors_are_pure_numbers_without_symmetries() -> None:
+    schema = vector_schema(["px", "y"])
+    assert schema == Schema("vectors", (Feature("px"), Feature("y")))
+    assert schema.reflections == ()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        jet_schema(["etarel", "phirel", "ptrel"], ["pt", "type"], axis="all", types=("g", "q")),
+        vector_schema(["x", "y"]),
+    ],
+)
+def test_json_round_trip_is_exact(schema: Schema) -> None:
     assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
 
 
@@ -45,7 +57,7 @@ def test_select_keeps_the_order_asked_for() -> None:
         (lambda: jet_schema([], ["pt"]), "at least one point feature"),
         (lambda: jet_schema(["a/b"], []), "'a/b' cannot name a point feature"),
         (lambda: jet_schema(["pt"], [""]), "'' cannot name a cloud feature"),
-        (lambda: Schema("rings", (Feature("pt"),)), "kind is 'rings'"),  # type: ignore[arg-type]
+        (lambda: Schema("rings", (Feature("pt"),)), "kind is 'rings', expected 'jets', 'halos', 'vectors'"),  # type: ignore[arg-type]
         (lambda: Schema("jets", (Feature("pt"),), axis="some"), "axis is 'some'"),  # type: ignore[arg-type]
         (lambda: jet_schema(["ptrel"], []).point("ptrell"), "did you mean 'ptrel'"),
         (lambda: Schema.from_dict({"kind": "jets"}), "not a stored pcdiff schema"),

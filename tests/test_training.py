@@ -21,7 +21,8 @@ import pcdiff
 from pcdiff import checkpoint, training
 from pcdiff.config import Config
 from pcdiff.errors import PcdiffError
-from pcdiff.generator import Generator, Settings, build_denoiser
+from pcdiff.bundle import Settings, build_denoiser
+from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.run import locked
 from pcdiff.seeds import Purpose

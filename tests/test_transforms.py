@@ -8,7 +8,7 @@ import pytest
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.schema import jet_schema
+from pcdiff.schema import Feature, Schema, jet_schema, vector_schema
 from pcdiff.transforms import Scale, Transform, cloud_columns, point_columns
 
 POINTS = {"etarel": "standard", "phirel": "standard", "ptrel": "log"}
@@ -151,3 +151,28 @@ def test_absolute_azimuth_needs_that_of_the_jet() -> None:
     far = np.full((2, 1), 9.0, np.float32)
     made = transform.decode(far, np.array([0, 1, 2]), {"phi": np.zeros(2)}, np.zeros(2, np.int64))
     assert (np.abs(made.column("phi")) <= np.float32(np.pi)).all()
+
+
+def test_vectors_come_back_without_azimuth_and_type() -> None:
+    rng = np.random.default_rng(2)
+    columns = {"x": rng.normal(3, 2, 200).astype(np.float32), "phi": rng.normal(9, 1, 200).astype(np.float32)}
+    clouds = PointClouds.from_flat(columns, np.arange(201), {}, vector_schema(["x", "phi"]))
+    transform = Transform.fit(clouds, {"phi": "standard", "x": "standard"}, {})
+    encoded = transform.encode(clouds)
+    # Every cloud has one point, so the only condition is a constant.
+    np.testing.assert_array_equal(encoded.cond, np.zeros((200, 1)))
+    assert transform.reflections() == []
+    back = transform.decode(encoded.points, encoded.offsets, {}, np.zeros(200, np.int64))
+    assert back.schema == vector_schema(["phi", "x"])
+    for name, values in columns.items():
+        np.testing.assert_allclose(back.column(name), values, rtol=1e-6, atol=1e-6)
+
+
+def test_what_cannot_be_generated_is_refused() -> None:
+    halos = PointClouds.from_flat({"x": np.ones(2)}, [0, 2], {}, Schema("halos", (Feature("x", "Mpc/h"),)))
+    with pytest.raises(DataError, match="cannot generate halos: only jets and vectors"):
+        Transform.fit(halos, {"x": "standard"}, {})
+    with pytest.raises(DataError, match="no point feature 'ptrel': there are: x"):
+        Transform.fit(
+            PointClouds.from_flat({"x": np.ones(2)}, [0, 1, 2], {}, vector_schema(["x"])), {"ptrel": "log"}, {}
+        )

@@ -39,18 +39,74 @@ def sample(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     generator = Generator.load(args.generator)
-    chosen = _given(args, "n", "seed", "type", "steps", "order", "grid", "sampler", "device")
+    followed = _given(args, "seed", "type", "steps", "order", "grid", "sampler", "denoise", "guidance", "device")
+    if "sampler_options" in args:
+        followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
+    chosen = followed | _given(args, "n")
     if "given" in args:
         chosen["given"] = read(find(args.given), **_reading(args))
         chosen.setdefault("n", len(chosen["given"]))
     elif _reading(args):
         raise PcdiffError("--from and --option say how to read the file of --given, which is absent")
+        if "trajectory" in args:
+            raise PcdiffError("--trajectory follows clouds that are drawn; expected it without --given")
     n = chosen.get("n", 0)
     start = time.monotonic()
     with bar("sampling", n or None) as advance:
         path = write(generator.iterate(**chosen, progress=advance), args.output, **_given(args, "format"))
     took = time.monotonic() - start
     _say(f"{path}: {n:,} clouds in {took:.1f} s, {n / took:,.0f} a second")
+    if "trajectory" in args:
+        from pcdiff.trajectory import draw_trajectory, trajectory
+
+        clouds = trajectory(generator, args.trajectory, **followed)
+        beside = path.with_name(f"{path.stem}_trajectory{path.suffix}")
+        _say(
+            f"{write(clouds, beside, **_given(args, 'format'))}: the sampler's intermediates of {args.trajectory} clouds"
+        )
+        _say(str(draw_trajectory(clouds, beside.with_suffix(".png"))))
+
+
+def grid(args: argparse.Namespace) -> None:
+    """``pcdiff grid``"""
+    from pcdiff.generator import Generator
+
+    generator = Generator.load(args.generator)
+    generator.fit_grids(**_given(args, "steps", "device"))
+    folder = generator.folder(args.generator)
+    generator.save(folder)
+    fitted = ", ".join(map(str, sorted(generator.grids)))
+    _say(f"{folder}: grids for {fitted} steps; use one with: pcdiff sample {args.generator} --grid fitted --steps N")
+
+
+def likelihood(args: argparse.Namespace) -> None:
+    """``pcdiff likelihood``"""
+    import numpy as np
+
+    from pcdiff.cli.progress import bar
+    from pcdiff.density import cloud_log_likelihood
+    from pcdiff.generator import Generator
+    from pcdiff.io import read
+    from pcdiff.resources import find
+
+    clouds = read(find(args.file), **_reading(args))[: getattr(args, "n", None)]
+    chosen = _given(args, "steps", "probes", "seed", "device") | ({"kind": "exact"} if "exact" in args else {})
+    with bar("likelihood", len(clouds)) as advance:
+        found = cloud_log_likelihood(Generator.load(args.generator), clouds, **chosen, progress=advance)
+    rows = []
+    for text, values in (
+        ("log p of the points in order", found.points),
+        ("log p of their number", found.counts),
+        ("log n!", found.orders),
+        ("log p of the cloud", found.total),
+        ("the same for a point", found.per_point),
+    ):
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        rows.append((text, f"{values.mean():.4f}", f"{error:.4f}"))
+    _say(f"{args.file}: {len(clouds):,} clouds, mean in nats and its standard error")
+    _print_table(("", "mean", "error"), rows)
+    if found.error.any():
+        _say(f"of it from the probes of the divergence: {np.sqrt((found.error**2).mean() / len(clouds)):.4f}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -122,6 +178,15 @@ def make_jets(args: argparse.Namespace) -> None:
     _say(str(make_jets(output, process=args.process, count=args.count, **chosen)))
 
 
+def make_toy(args: argparse.Namespace) -> None:
+    """``pcdiff data make toy``"""
+    from pcdiff.data import toy
+    from pcdiff.io import write
+
+    output = args.output if "output" in args else Path("data", f"toy_{args.shape}_{args.count}.parquet")
+    _say(str(write(toy(args.shape, args.count, **_given(args, "seed")), output)))
+
+
 def fetch(args: argparse.Namespace) -> None:
     """``pcdiff data fetch``"""
     from pcdiff.data import fetch
@@ -170,19 +235,19 @@ def _reading(args: argparse.Namespace) -> dict[str, Any]:
     return _options(args.options) | ({"format": args.input_format} if "input_format" in args else {})
 
 
-def _options(words: Iterable[str]) -> dict[str, Any]:
-    """Options of a reader from ``key=value``, values in YAML."""
+def _options(words: Iterable[str], name: str = "--option", example: str = "jets=FatJet") -> dict[str, Any]:
+    """Options from ``key=value``, values in YAML; ``name`` and ``example`` are for the error message."""
     from pcdiff.config.dialect import parse
 
     options: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not key or not equals:
-            raise PcdiffError(f"--option {word}: expected KEY=VALUE, for example jets=FatJet")
+            raise PcdiffError(f"{name} {word}: expected KEY=VALUE, for example {example}")
         try:
             options[key], _ = parse(value)
         except ValueError as error:
-            raise PcdiffError(f"--option {word}: {error}") from error
+            raise PcdiffError(f"{name} {word}: {error}") from error
     return options
 
 

@@ -71,7 +71,7 @@ def _of_generator(generator: Generator) -> dict[str, str]:
         "schedule": settings.schedule.kind,
         "sampler": ", ".join(f"{key} {value}" for key, value in settings.sampling.model_dump(mode="json").items()),
         "generates": ", ".join(scale.name for scale in transform.points),
-        "given or drawn for each cloud": ", ".join(scale.name for scale in transform.clouds),
+        "given or drawn for each cloud": ", ".join(scale.name for scale in transform.clouds) or "nothing",
         "types": ", ".join(f"{name} {share:.1%}" for name, share in shares) or "none",
         "trained for": f"{generator.provenance.get('steps', 0):,} steps",
     }

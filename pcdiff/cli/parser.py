@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pcdiff import __version__
 from pcdiff.cli import commands
@@ -138,8 +138,49 @@ def _add_sampling(names: Any) -> None:
     )
     sample.add_argument("--order", metavar="ORDER", type=_OneOf("order"), help="order of the sampler")
     sample.add_argument("--grid", metavar="NAME", type=_OneOf("grid"), help="how the times are spread")
-    sample.add_argument("--sampler", metavar="NAME", type=_OneOf("sampler"), help="the ODE sampler")
+    sample.add_argument("--sampler", metavar="NAME", type=_OneOf("sampler"), help="the sampler (docs/samplers.md)")
+    sample.add_argument(
+        "--sampler-option",
+        metavar="KEY=VALUE",
+        dest="sampler_options",
+        action="append",
+        help="further setting of the sampler, for example eta=0.5; may be repeated",
+    )
+    sample.add_argument("--denoise", action="store_true", help="end with one evaluation that takes out the last noise")
+    sample.add_argument("--guidance", metavar="SCALE", type=float, help="strength of classifier-free guidance; 1: none")
+    sample.add_argument(
+        "--trajectory",
+        metavar="N",
+        nargs="?",
+        const=4,
+        type=_count,
+        help="also write the sampler's intermediates of the first N clouds, 4 when N is absent, and a picture of them",
+    )
     sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
+
+    grid = _command(names, "grid", commands.grid, "fit the sampler's times to a generator, and keep them in it")
+    grid.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
+    grid.add_argument(
+        "--steps", metavar="STEPS", nargs="+", type=_count, help="numbers of steps to fit; default: 5 10 20"
+    )
+    grid.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
+
+    likelihood = _command(
+        names,
+        "likelihood",
+        commands.likelihood,
+        "how likely point clouds are under a generator, in nats",
+        "pcdiff.density.cloud_log_likelihood",
+    )
+    likelihood.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
+    likelihood.add_argument("file", metavar="FILE", help="file or glob of point clouds")
+    likelihood.add_argument("-n", dest="n", metavar="N", type=_count, help="only the first N clouds; default: all")
+    _add_reading(likelihood, "--from", "FILE")
+    likelihood.add_argument("--steps", metavar="STEPS", type=_count, help="Runge-Kutta steps of the ODE")
+    likelihood.add_argument("--probes", metavar="N", type=_count, help="random probes of the divergence")
+    likelihood.add_argument("--exact", action="store_true", help="take the divergence exactly: slow for large clouds")
+    likelihood.add_argument("--seed", metavar="SEED", type=int, help="seed of the probes")
+    likelihood.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
 
     evaluate = _command(
         names,
@@ -207,6 +248,17 @@ def _add_data(names: Any) -> None:
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
     jets.add_argument("--workers", metavar="N", type=_count, help="number of processes; default: one for each core")
 
+    toy = _command(made, "toy", commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy")
+    toy.add_argument(
+        "--shape",
+        metavar="NAME",
+        required=True,
+        help="gaussian, two-gaussians, spiral, swiss-roll or eight-gaussians",
+    )
+    toy.add_argument("-n", dest="count", metavar="N", type=_count, required=True, help="number of points")
+    toy.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/toy_NAME_N.parquet when absent")
+    toy.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same points")
+
     fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum", "pcdiff.data.fetch")
     fetch.add_argument("name", metavar="NAME", help="for example jetnet30")
     fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
@@ -253,7 +305,10 @@ class _OneOf:
         # Pydantic takes a moment to import, which only these options need.
         from pcdiff.config import SamplingConfig
 
-        return get_args(SamplingConfig.model_fields[self._setting].annotation)
+        annotation = SamplingConfig.model_fields[self._setting].annotation
+        # Where None is allowed besides, the values stand one level deeper.
+        literal = next((part for part in get_args(annotation) if get_origin(part) is Literal), annotation)
+        return get_args(literal)
 
     def __call__(self, text: str) -> str | int:
         for value in self._values():

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pcdiff.config.load import load_config
 from pcdiff.config.models import (
+    SAMPLER_FACTS,
     Config,
     DataConfig,
+    DenoiserConfig,
     EpicConfig,
     FeaturesConfig,
     GraphConfig,
@@ -24,8 +26,10 @@ from pcdiff.config.models import (
 from pcdiff.config.store import config_hash, flat, json_schema, to_yaml
 
 __all__ = [
+    "SAMPLER_FACTS",
     "Config",
     "DataConfig",
+    "DenoiserConfig",
     "EpicConfig",
     "FeaturesConfig",
     "GraphConfig",

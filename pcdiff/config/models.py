@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,8 +20,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "SAMPLER_FACTS",
     "Config",
     "DataConfig",
+    "DenoiserConfig",
     "EpicConfig",
     "FeaturesConfig",
     "GraphConfig",
@@ -182,15 +186,48 @@ class GraphConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    kind: Literal["cosine", "linear"] = "cosine"
-    """Variance-preserving noise schedule: cosine, or beta linear in time from 0.1 to 20."""
+    kind: Literal["cosine", "linear", "ddpm", "sub-vp", "ve", "edm", "rectified", "rectified-sqrt", "learned"] = (
+        "cosine"
+    )
+    """How noise grows with time. Variance-preserving: cosine; beta linear in time from 0.1 to 20; the discrete chain of
+    DDPM; learned with the net. Others: sub-variance-preserving, variance-exploding, EDM (the time is sigma), and straight lines
+    between data and noise (sigma = t, or its square root)."""
+    steps: _Whole = Field(default=1000, ge=2)
+    """Length of the chain; read by the kind `ddpm` only."""
+    beta_first: _Real = Field(default=1e-4, gt=0, lt=1)
+    """Share of noise in the chain's first step; read by the kind `ddpm` only."""
+    beta_last: _Real = Field(default=0.02, gt=0, lt=1)
+    """Share of noise in the chain's last step; read by the kind `ddpm` only."""
+
+    @field_validator("steps", "beta_first", "beta_last")
+    @classmethod
+    def _of_the_chain(cls, value: float, info: ValidationInfo) -> float:
+        kind = info.data.get("kind")
+        if kind not in (None, "ddpm") and value != cls.model_fields[info.field_name or ""].default:
+            raise _mistake(value, f"this key with kind: ddpm only, not {kind}")
+        return value
+
+
+class DenoiserConfig(_Section):
+    parametrisation: Literal["preconditioned", "epsilon", "x0", "v", "score", "velocity"] = "preconditioned"
+    """What the net puts out. Preconditioned: such that the untrained net is the exact denoiser of Gaussian data."""
+    potential: bool = False
+    """Let the net's output be the gradient of a scalar, so that the score is exactly a gradient field."""
+    dimension: _Real | None = Field(default=None, gt=0)
+    """Number of augmented dimensions D of a Poisson flow (PFGM++; 1 is PFGM); Gaussian noise when absent."""
+    drop_conditions: _Real = Field(default=0.0, ge=0, lt=1)
+    """Share of training clouds whose conditions, but for the number of points, are hidden: needed for classifier-free guidance."""
 
 
 class LossConfig(_Section):
-    weight: Literal["epsilon", "velocity"] = "epsilon"
-    """Weight over time: the squared error of the noise as it is, or divided by alpha^2 (the error of the net's own output)."""
-    times: Literal["uniform", "low-discrepancy"] = "low-discrepancy"
-    """How times are drawn: independently, or spread evenly over each batch."""
+    objective: Literal["denoising", "implicit-score", "sliced-score", "action"] = "denoising"
+    """Denoising, or score matching with the exact divergence or with random projections, or Action Matching."""
+    weight: Literal["epsilon", "velocity", "x0", "flow-matching", "likelihood", "min-snr", "sigmoid"] = "epsilon"
+    """Weight of denoising over time: the squared error of the noise as it is, of the net's own output (that of EDM), of the
+    clean cloud, of the flow's velocity, the variational bound, min-SNR with gamma 5, or the sigmoid of the log-SNR."""
+    times: Literal["uniform", "low-discrepancy", "logit-normal", "importance"] = "low-discrepancy"
+    """How times are drawn: independently, spread evenly over each batch, with a logit-normal noise level, or in proportion
+    to the weight with the density divided out."""
 
 
 class OptimConfig(_Section):
@@ -228,6 +265,8 @@ class TrainingConfig(_Section):
 class MultiplicityConfig(_Section):
     kind: Literal["flow", "empirical"] = "flow"
     """Normalising flow of (number of points, cloud features | type), or a draw from the training clouds' own values."""
+    coupling: Literal["spline", "affine"] = "spline"
+    """The flow's transforms: a neural spline flow, or RealNVP, which needs at least one cloud feature."""
     layers: _Whole = Field(default=3, ge=1)
     """Number of coupling transforms of the flow."""
     hidden: _Whole = Field(default=64, ge=1)
@@ -238,15 +277,87 @@ class MultiplicityConfig(_Section):
     """Learning rate for the flow."""
 
 
+@dataclass(frozen=True)
+class SamplerFacts:
+    """What a sampler can be told: the orders it may have, the default first, and its options with their defaults."""
+
+    orders: tuple[int, ...] = ()
+    options: dict[str, float] = field(default_factory=dict)
+
+
+SAMPLER_FACTS = {
+    "ddim": SamplerFacts((2, 1, 3), {"eta": 0.0}),
+    "unipc": SamplerFacts((2, 1, 3)),
+    "ancestral": SamplerFacts(),
+    "sde-dpm": SamplerFacts((2, 1, 3)),
+    "euler": SamplerFacts(),
+    "heun": SamplerFacts(),
+    "edm-churn": SamplerFacts(options={"churn": 40.0, "inflation": 1.003}),
+    "rk45": SamplerFacts(options={"tolerance": 1e-5}),
+    "euler-maruyama": SamplerFacts(options={"eta": 1.0}),
+    "ito": SamplerFacts(options={"eta": 1.0}),
+    "predictor-corrector": SamplerFacts(options={"corrections": 1.0, "snr": 0.16}),
+    "langevin": SamplerFacts(options={"corrections": 10.0, "step": 0.1}),
+    "restart": SamplerFacts((2, 1, 3), {"repeats": 2.0, "log_snr_low": 0.0, "log_snr_high": 3.0}),
+}
+
+
 class SamplingConfig(_Section):
-    sampler: Literal["ddim"] = "ddim"
-    """The ODE sampler: DDIM and its multistep forms."""
-    order: Literal[1, 2] = 2
-    """1 is DDIM; 2 is its two-step form, DPM-Solver++(2M)."""
+    sampler: Literal[
+        "ddim",
+        "unipc",
+        "ancestral",
+        "sde-dpm",
+        "euler",
+        "heun",
+        "edm-churn",
+        "rk45",
+        "euler-maruyama",
+        "ito",
+        "predictor-corrector",
+        "langevin",
+        "restart",
+    ] = "ddim"
+    """How clouds are made of noise. ODE: ddim and its multistep forms (DPM-Solver++), unipc, euler, heun, rk45; stochastic:
+    the rest. The table in docs/samplers.md says which is for what."""
+    order: Literal[1, 2, 3] | None = None
+    """Order of ddim, unipc, sde-dpm and restart (1 is DDIM, 2 and 3 its multistep forms); 2 when absent. The others have none."""
     steps: _Whole = Field(default=20, ge=1)
-    """Number of steps; one evaluation of the net each."""
-    grid: Literal["log-snr", "uniform", "quadratic"] = "log-snr"
-    """How the times are spread: evenly in log-SNR, in t, or in sqrt(t)."""
+    """Number of steps."""
+    grid: Literal["log-snr", "uniform", "quadratic", "karras", "fitted"] = "log-snr"
+    """How the times are spread: evenly in log-SNR, in t, in sqrt(t), in (sigma / alpha)^(1/7), or as they were fitted to the generator."""
+    options: dict[str, _Real] = {}
+    """Further settings of the sampler, for example `eta` of ddim."""
+    denoise: bool = False
+    """End with one more evaluation, which takes out the noise that is left at the last time."""
+    guidance: _Real = 1.0
+    """Strength of classifier-free guidance; 1: none. Needs a training with `denoiser.drop_conditions`."""
+
+    @field_validator("order")
+    @classmethod
+    def _known_order(cls, order: int | None, info: ValidationInfo) -> int | None:
+        sampler = info.data.get("sampler")
+        if order is not None and sampler is not None and not SAMPLER_FACTS[sampler].orders:
+            raise _mistake(order, f"no order for the sampler {sampler}")
+        return order
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, options: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        sampler = info.data.get("sampler")
+        known = SAMPLER_FACTS[sampler].options if sampler is not None else options
+        for name, value in options.items():
+            if name not in known:
+                raise _mistake(name, f"an option of the sampler {sampler}: {', '.join(known) or 'it has none'}")
+            if not math.isfinite(value) or (value < 0 and not name.startswith("log_snr")):
+                raise _mistake(value, "a number from 0", name)
+        return options
+
+    def resolved(self) -> SamplingConfig:
+        """The same with the sampler's own defaults written out."""
+        facts = SAMPLER_FACTS[self.sampler]
+        order = next(iter(facts.orders), None) if self.order is None else self.order
+        return self.model_copy(update={"order": order, "options": facts.options | self.options})
 
 
 class TrackingConfig(_Section):
@@ -291,8 +402,10 @@ class Config(_Section):
     """The net of the denoiser; `kind` chooses among them, `epic` when absent."""
     schedule: ScheduleConfig = ScheduleConfig()
     """How noise is added with time."""
+    denoiser: DenoiserConfig = DenoiserConfig()
+    """How the net's output is read."""
     loss: LossConfig = LossConfig()
-    """The denoising loss."""
+    """What is minimised."""
     optim: OptimConfig = OptimConfig()
     """The optimiser."""
     training: TrainingConfig = TrainingConfig()
@@ -303,6 +416,29 @@ class Config(_Section):
     """The sampler that the generator uses unless told otherwise."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is mirrored to."""
+
+    @field_validator("loss")
+    @classmethod
+    def _fits_the_denoiser(cls, loss: LossConfig, info: ValidationInfo) -> LossConfig:
+        denoiser, schedule = info.data.get("denoiser"), info.data.get("schedule")
+        if denoiser is None or schedule is None:
+            return loss
+        if loss.objective == "action" and not denoiser.potential:
+            raise _mistake(loss.objective, "denoiser.potential: true with it", "objective")
+        if loss.objective == "action" and denoiser.parametrisation != "preconditioned":
+            raise _mistake(loss.objective, "denoiser.parametrisation: preconditioned with it", "objective")
+        if loss.objective != "denoising" and denoiser.dimension is not None:
+            raise _mistake(loss.objective, "denoising, for denoiser.dimension is given", "objective")
+        if schedule.kind == "learned" and (loss.objective, loss.weight) != ("denoising", "likelihood"):
+            raise _mistake(loss.weight, "likelihood, the one weight under which a schedule can be learned", "weight")
+        return loss
+
+    @field_validator("sampling")
+    @classmethod
+    def _grid_is_there(cls, sampling: SamplingConfig) -> SamplingConfig:
+        if sampling.grid == "fitted":
+            raise _mistake(sampling.grid, "another one: a grid is fitted after training, by `pcdiff grid`", "grid")
+        return sampling
 
     @field_validator("net")
     @classmethod

@@ -2,5 +2,6 @@
 
 from pcdiff.data.fetch import fetch
 from pcdiff.data.jets import make_jets
+from pcdiff.data.toys import toy
 
-__all__ = ["fetch", "make_jets"]
+__all__ = ["fetch", "make_jets", "toy"]

@@ -1,4 +1,8 @@
-"""Time grids: strictly falling times from noise to data that a sampler steps along."""
+"""Time grids: strictly falling times from noise to data that a sampler steps along.
+
+A grid is an explicit tensor, and a sampler takes the tensor: whoever has better times gives those. A grid that was optimised for one
+trained denoiser comes from :mod:`pcdiff.diffusion.fitted`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from torch import Tensor
 
 from pcdiff.diffusion.schedule import Schedule
 
-__all__ = ["GRIDS", "log_snr_grid", "quadratic_grid", "uniform_grid"]
+__all__ = ["GRIDS", "karras_grid", "log_snr_grid", "quadratic_grid", "uniform_grid"]
+
+_RHO = 7.0
 
 
 def uniform_grid(schedule: Schedule, steps: int) -> Tensor:
@@ -24,12 +30,34 @@ def quadratic_grid(schedule: Schedule, steps: int) -> Tensor:
 
 def log_snr_grid(schedule: Schedule, steps: int) -> Tensor:
     """Even in log-SNR, the variable in which exponential integrators step (DPM-Solver, arXiv 2206.00927)."""
-    ends = schedule.log_snr(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64))
-    return schedule.time(torch.linspace(float(ends[0]), float(ends[1]), steps + 1, dtype=torch.float64))
+    high, low = _ends(schedule)
+    return _times(schedule, torch.linspace(low, high, steps + 1, dtype=torch.float64))
+
+
+def karras_grid(schedule: Schedule, steps: int) -> Tensor:
+    """Even in (sigma / alpha)^(1/7): finer towards the data (arXiv 2206.00364, equation 5, rho = 7)."""
+    noise = torch.exp(-torch.tensor(_ends(schedule), dtype=torch.float64) / 2) ** (1 / _RHO)
+    even = torch.linspace(float(noise[1]), float(noise[0]), steps + 1, dtype=torch.float64)
+    return _times(schedule, -2 * _RHO * torch.log(even))
+
+
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    """The log-SNR at t_min and at t_max."""
+    with torch.no_grad():
+        high, low = schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).tolist()
+    return high, low
+
+
+def _times(schedule: Schedule, log_snr: Tensor) -> Tensor:
+    """Times of rising log-SNR whose ends are exactly those of the schedule, which rounding could leave outside."""
+    times = schedule.time(log_snr)
+    times[0], times[-1] = schedule.t_max, schedule.t_min
+    return times
 
 
 GRIDS: dict[str, Callable[[Schedule, int], Tensor]] = {
     "log-snr": log_snr_grid,
     "uniform": uniform_grid,
     "quadratic": quadratic_grid,
+    "karras": karras_grid,
 }

@@ -1,40 +1,34 @@
-r"""The denoising objective.
+r"""The denoising objective, of which most others are weights.
 
-    ``L = E_t,x0,eps [ w(t) |eps - eps_hat(x_t, t)|^2 ]``
+    ``L = E_t,x0,eps [ w(t) |F(x_t, t) - F*|^2 ],        F* = (alpha eps - sigma x0) / r``
 
-(Denoising Diffusion Probabilistic Models, arXiv 2006.11239.) In the preconditioned form of :mod:`pcdiff.diffusion.denoiser` the error of the noise
-is that of the net's output F times alpha / r, so with weight ``epsilon`` (w = 1) the loss is ``(alpha / r)^2 |F - F*|^2`` and with weight
-``velocity`` (w = (r / alpha)^2) it is ``|F - F*|^2``, both finite at each t.
+(Denoising Diffusion Probabilistic Models, arXiv 2006.11239.) With the weight ``epsilon`` it is the error of the noise, with ``flow-matching`` that
+of the velocity, with ``likelihood`` the variational bound, and so on: see :mod:`pcdiff.diffusion.weights`. Its minimum is the expected x0
+given x_t, that is the score of p(x_t), by the identity of denoising score matching (Vincent 2011; arXiv 1907.05600).
 
 The square is averaged over the valid entries of each cloud by itself, so a large cloud counts as much as a small one.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 
-from pcdiff.diffusion.denoiser import Denoiser, Prediction
-from pcdiff.diffusion.schedule import Schedule
+from pcdiff.diffusion.denoiser import Denoiser, DenoiserLike, Prediction
+from pcdiff.diffusion.poisson import student_scale
+from pcdiff.diffusion.weights import WEIGHTS
 
-__all__ = ["denoising_loss", "draw_times"]
+__all__ = ["denoising_loss", "noised", "pair_loss", "per_cloud"]
 
 
-def draw_times(
-    schedule: Schedule, count: int, kind: Literal["uniform", "low-discrepancy"], generator: torch.Generator
-) -> Tensor:
-    """Times for a batch, uniform over [t_min, t_max]; shape (count,), float32.
+def per_cloud(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean over the valid entries of each cloud: shapes (B, N, F) and (B, N) to (B,)."""
+    return (values * mask[..., None]).sum((1, 2)) / (mask.sum(1) * values.shape[2])
 
-    ``low-discrepancy`` shifts an even comb by one random number: (u + i / count) mod 1, which lowers the variance of the batch's mean
-    (Variational Diffusion Models, arXiv 2107.00630, appendix I.1).
-    """
-    if kind == "uniform":
-        unit = torch.rand(count, generator=generator)
-    else:
-        unit = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
-    return schedule.t_min + (schedule.t_max - schedule.t_min) * unit
+
+def noised(denoiser: DenoiserLike, x0: Tensor, mask: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """x_t = alpha x0 + sigma noise, zero where the mask is false; shape (B, N, F)."""
+    level = denoiser.schedule.level(t)
+    return (level.alpha * x0 + level.sigma * noise) * mask[..., None]
 
 
 def denoising_loss(
@@ -45,7 +39,8 @@ def denoising_loss(
     *,
     t: Tensor,
     noise: Tensor,
-    weight: Literal["epsilon", "velocity"] = "epsilon",
+    weight: str = "epsilon",
+    unit: Tensor | None = None,
 ) -> Tensor:
     """The loss of each cloud, shape (B,).
 
@@ -56,16 +51,37 @@ def denoising_loss(
         cond: shape (B, C).
         t: times, shape (B,).
         noise: standard normal, shape (B, N, F).
-        weight: see the head of this module.
+        weight: a key of :data:`pcdiff.diffusion.weights.WEIGHTS`.
+        unit: a uniform a cloud, shape (B,), from which a Poisson flow makes its noise of the normal one; needed there only.
     """
-    valid = mask[..., None]
-    noise = noise * valid
-    alpha = denoiser.schedule.alpha(t)[:, None, None]
-    sigma = denoiser.schedule.sigma(t)[:, None, None]
-    r = (alpha**2 + sigma**2).sqrt()
-    prediction: Prediction = denoiser(alpha * x0 + sigma * noise, t, mask, cond)
-    error = prediction.output - (alpha * noise - sigma * x0) / r
-    if weight == "epsilon":
-        error = error * (alpha / r)
-    entries = mask.sum(1) * x0.shape[2]
-    return (error.square() * valid).sum((1, 2)) / entries
+    if denoiser.dimension is not None:
+        if unit is None:
+            raise ValueError("a Poisson flow draws one uniform a cloud: give unit")
+        noise = noise * student_scale(unit, denoiser.dimension)[:, None, None]
+    x_t = noised(denoiser, x0, mask, t, noise)
+    prediction: Prediction = denoiser(x_t, t, mask, cond)
+    # That of the schedule, but for a Poisson flow, whose sigma follows the length of the noise.
+    level = prediction.level
+    eps = noise * (denoiser.schedule.level(t).sigma / level.sigma)
+    target = (level.alpha * eps - level.sigma * x0) / level.r
+    return per_cloud(WEIGHTS[weight](level) * (prediction.output - target).square(), mask)
+
+
+def pair_loss(denoiser: DenoiserLike, noise: Tensor, solution: Tensor, mask: Tensor, cond: Tensor) -> Tensor:
+    """The squared error of one-step generation, of each cloud, shape (B,).
+
+    From the noise z at t_max the denoiser's x0 is taken as the generated cloud, so that ``ddim`` with a single step is the
+    one-step sampler; it is trained on the ends of trajectories that another denoiser's ODE has solved.
+
+    Flow Straight and Fast (arXiv 2209.03003); Diffusion-Model-Assisted Supervised Learning (arXiv 2310.14458).
+
+    Args:
+        denoiser: what is trained.
+        noise: standard normal, shape (B, N, F): where the trajectories began.
+        solution: where they ended, shape (B, N, F).
+        mask: shape (B, N).
+        cond: shape (B, C).
+    """
+    t = noise.new_full((len(noise),), denoiser.schedule.t_max)
+    start = denoiser.schedule.level(t).r * noise * mask[..., None]
+    return per_cloud((denoiser(start, t, mask, cond).x0 - solution).square(), mask)

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pcdiff.physics import Measured, Observable
 
-__all__ = ["bins", "figure", "histogram"]
+__all__ = ["bins", "figure", "histogram", "plane"]
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart by colour-blind readers; markers differ as well.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -44,6 +44,9 @@ _STYLE: dict[Any, Any] = {
 }
 _MOST_BINS = 40
 _LEAST_ENTRIES = 25
+# Points that a panel of a plane shows: more would run into one another.
+_MOST_POINTS = 4000
+_PANELS_IN_ROW = 3
 
 
 def bins(observable: Observable, truth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -146,6 +149,55 @@ def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measur
             _draw_ratio(below, centres, *ratios[place], limit, style)
         _finish(main, below, observable, [true, *drawn.values()], limit)
     return page
+
+
+def plane(first: Observable, second: Observable, truth: Measured, samples: Mapping[str, Measured]) -> Figure:
+    """Two observables against each other, point by point: the truth beside each generated sample.
+
+    Each panel shows the same number of points, the first ones of its set, so that equal densities look alike. The frame is
+    that of the truth; a point outside stands at its edge.
+
+    Args:
+        first, second: of the same level.
+        samples: name in the title -> observables; those that lack one of the two are left out.
+    """
+    pair = (first, second)
+    drawn = {"truth": truth} | {
+        name: sample for name, sample in samples.items() if all(each.name in sample.values for each in pair)
+    }
+    shown = min(_MOST_POINTS, *(len(measured.values[first.name]) for measured in drawn.values()))
+    frame = [_frame(truth.values[each.name]) for each in pair]
+    colours = [_TRUTH, *(_COLOURS[place % len(_COLOURS)] for place in range(len(drawn) - 1))]
+    columns = min(len(drawn), _PANELS_IN_ROW)
+    rows = -(-len(drawn) // columns)
+    (left, right), (bottom, top) = frame
+    height = float(np.clip((top - bottom) / (right - left), 0.3, 3.0))
+    with mpl.rc_context(_STYLE):
+        page = Figure(figsize=(4.6 * columns, (4.1 * height + 0.9) * rows), dpi=160, layout="compressed")
+        FigureCanvasAgg(page)
+        panels = list(page.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for axes, (name, measured), colour in zip(panels, drawn.items(), colours, strict=False):
+            x, y = (np.clip(measured.values[o.name][:shown], *f) for o, f in zip(pair, frame, strict=True))
+            axes.plot(x, y, ".", color=colour, markersize=2.6, alpha=0.7, markeredgewidth=0, rasterized=True)
+            axes.set_title(_plain(f"{name} ({shown:,} {truth.kind})"), fontsize=12)
+            axes.set(xlim=frame[0], ylim=frame[1], aspect="equal")
+            axes.set_xlabel(_axis_label(first))
+        for axes in panels[len(drawn) :]:
+            axes.remove()
+        for axes in panels[::columns]:
+            axes.set_ylabel(_axis_label(second))
+    return page
+
+
+def _frame(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The range of the values with a tenth of it added on either side."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.1 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _axis_label(observable: Observable) -> str:
+    return observable.label + (f" [{observable.unit}]" if observable.unit else "")
 
 
 def _even(values: npt.NDArray[np.float64], reach: float) -> npt.NDArray[np.float64]:
@@ -258,7 +310,7 @@ def _finish(
     below.set_xlim(edges[0], edges[-1])
     below.set_ylim(1 - limit, 1 + limit)
     unit = observable.unit
-    below.set_xlabel(observable.label + (f" [{unit}]" if unit else ""))
+    below.set_xlabel(_axis_label(observable))
     below.set_ylabel("ratio to truth")
     density = "probability" if observable.integer else "probability density"
     main.set_ylabel(density + (f" [{unit}$^{{-1}}$]" if unit else ""))

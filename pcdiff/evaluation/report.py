@@ -12,10 +12,10 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from pcdiff.evaluation.plots import figure
+from pcdiff.evaluation.plots import figure, plane
 from pcdiff.evaluation.result import SIGNIFICANT, ComparedSet, Evaluation
 from pcdiff.files import atomic_folder, write_json
-from pcdiff.physics import Measured, observables
+from pcdiff.physics import Measured, observables, planes
 
 __all__ = ["write_report"]
 
@@ -40,13 +40,25 @@ def write_report(evaluation: Evaluation, truth: Measured, samples: Mapping[str, 
 def _write(evaluation: Evaluation, truth: Measured, samples: Mapping[str, Measured], folder: Path) -> None:
     (folder / "figures").mkdir()
     pictures = []
+
+    def add(name: str, title: str, text: str, drawn: Figure, *, wide: bool) -> None:
+        encoded = base64.b64encode(_save(drawn, folder / "figures" / name)).decode("ascii")
+        pictures.append({"title": title, "text": text, "image": f"data:image/png;base64,{encoded}", "wide": wide})
+
+    def known(*names: str) -> bool:
+        return any(
+            all(name in each.values for each in (truth, sample) for name in names) for sample in samples.values()
+        )
+
+    for first, second in planes(truth.kind):
+        if known(first.name, second.name):
+            title = f"{second.title} against {first.title}"
+            drawn = plane(first, second, truth, samples)
+            add(f"{first.name}_{second.name}", title, f"{title}, truth beside generated", drawn, wide=True)
     for name, observable in observables(truth.kind).items():
-        if name not in truth.values or not any(name in sample.values for sample in samples.values()):
-            continue
-        drawn = figure(observable, truth, samples)
-        image = _save(drawn, folder / "figures" / name)
-        encoded = base64.b64encode(image).decode("ascii")
-        pictures.append({"name": name, "title": observable.title, "image": f"data:image/png;base64,{encoded}"})
+        if known(name):
+            text = f"Distribution of {observable.title}, truth and generated, with their ratio"
+            add(name, observable.title, text, figure(observable, truth, samples), wide=False)
     write_json(folder / "metrics.json", evaluation.to_dict())
 
     environment = jinja2.Environment(

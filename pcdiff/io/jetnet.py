@@ -204,10 +204,16 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
         size: N, the number of constituents that a row has room for; by default that of the largest jet.
 
     Raises:
-        DataError: a jet has more than ``size`` constituents, or the columns do not give what JetNet stores.
+        DataError: the clouds are no jets, a jet has more than ``size`` constituents, or the columns do not give what JetNet
+            stores.
     """
     with hdf5.created(path) as file:
         for number, piece in enumerate(pieces):
+            if piece.schema.kind != "jets":
+                raise DataError(
+                    f"{path}: found {piece.schema.kind}, expected jets, which is all that JetNet HDF5 holds; "
+                    "write .root or .parquet"
+                )
             largest = int(piece.counts.max(initial=0))
             if size is not None and largest > size:
                 raise DataError(f"{path}: a jet has {largest} constituents, expected at most size={size}")

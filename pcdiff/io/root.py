@@ -1,4 +1,4 @@
-"""Read and write pcdiff's own ROOT files: a TTree ``Jets`` or ``Halos`` in the style of CMS NanoAOD.
+"""Read and write pcdiff's own ROOT files: a TTree ``Jets``, ``Halos`` or ``Vectors`` in the style of CMS NanoAOD.
 
 The layout is that of :mod:`pcdiff.io.rootlayout`; such a file opens in ROOT, uproot and coffea without pcdiff.
 """

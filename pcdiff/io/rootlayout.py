@@ -45,7 +45,11 @@ __all__ = ["Layout", "describe", "fits", "iterate", "write"]
 _ABOUT = "pcdiff"
 
 # For each kind of cloud: the tree, the prefix of the clouds' branches, that of the points' branches.
-_NAMES = {"jets": ("Jets", "Jet", "Constituent"), "halos": ("Halos", "Box", "Halo")}
+_NAMES = {
+    "jets": ("Jets", "Jet", "Constituent"),
+    "halos": ("Halos", "Box", "Halo"),
+    "vectors": ("Vectors", "Vector", "Point"),
+}
 
 _MOMENTUM_UNITS = {"pt": "GeV", "eta": "", "phi": "rad", "mass": "GeV"}
 

@@ -6,12 +6,13 @@ import numpy as np
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.physics import jets
+from pcdiff.physics import jets, vectors
 from pcdiff.physics.observable import Measured, Observable
 
-__all__ = ["Measured", "Observable", "measure", "observables"]
+__all__ = ["Measured", "Observable", "measure", "observables", "planes"]
 
-_BY_KIND = {"jets": jets.OBSERVABLES}
+_BY_KIND = {"jets": jets.OBSERVABLES, "vectors": vectors.OBSERVABLES}
+_PLANES = {"vectors": vectors.PLANES}
 
 
 def observables(kind: str) -> dict[str, Observable]:
@@ -28,6 +29,11 @@ def observables(kind: str) -> dict[str, Observable]:
     return {observable.name: observable for observable in _BY_KIND[kind]}
 
 
+def planes(kind: str) -> tuple[tuple[Observable, Observable], ...]:
+    """Pairs of observables of one kind of clouds, one value a point each, that are looked at together; possibly none."""
+    return _PLANES.get(kind, ())
+
+
 def measure(clouds: PointClouds, where: str = "point clouds") -> Measured:
     """Compute each observable that the stored columns determine.
 
@@ -42,7 +48,8 @@ def measure(clouds: PointClouds, where: str = "point clouds") -> Measured:
         raise DataError(f"{where}: has no clouds; expected at least one")
     clouds.validate(where)
     known = observables(clouds.schema.kind)
-    jets.require_units(clouds, where)
+    if clouds.schema.kind == "jets":
+        jets.require_units(clouds, where)
     measured = Measured(clouds.schema.kind, clouds.counts, {}, provenance=dict(clouds.provenance))
     for observable in known.values():
         try:

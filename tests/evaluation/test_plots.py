@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from pcdiff.evaluation.plots import bins, figure, histogram
-from pcdiff.physics import Measured, measure, observables
+from pcdiff.data import toy
+from pcdiff.evaluation.plots import bins, figure, histogram, plane
+from pcdiff.physics import Measured, measure, observables, planes
 
 JETS = observables("jets")
 
@@ -93,3 +94,31 @@ def test_a_sample_that_lacks_the_observable_is_left_out(toy_jets):
     del lacking.values["mass"]
     page = figure(JETS["mass"], measure(toy_jets(50, 1)), {"a": lacking})
     assert [text.get_text() for text in page.axes[0].get_legend().get_texts()] == ["truth (50 jets)"]
+
+
+def test_a_plane_shows_equally_many_points_of_each_set_in_the_frame_of_the_truth():
+    truth = measure(toy("spiral", 900, seed=1))
+    lacking = measure(toy("spiral", 40, seed=4))
+    del lacking.values["y"]
+    samples = {
+        "a$": measure(toy("gaussian", 300, seed=2)),
+        "b": measure(toy("swiss-roll", 2000, seed=3)),
+        "c": lacking,
+        "d": measure(toy("spiral", 500, seed=5)),
+    }
+    ((first, second),) = planes("vectors")
+    page = plane(first, second, truth, samples)
+    page.canvas.draw()
+    titles = [axes.get_title() for axes in page.axes]
+    assert titles == [rf"{name} (300 vectors)" for name in ("truth", r"a\$", "b", "d")]
+    low, high = truth.values["x"].min(), truth.values["x"].max()
+    frame = (low - 0.1 * (high - low), high + 0.1 * (high - low))
+    for axes, measured in zip(page.axes, (truth, samples["a$"], samples["b"], samples["d"]), strict=True):
+        (line,) = axes.lines
+        np.testing.assert_allclose(axes.get_xlim(), frame)
+        # A point outside the frame stands at its edge.
+        np.testing.assert_allclose(line.get_xdata(), np.clip(measured.values["x"][:300], *frame))
+        assert np.all((line.get_ydata() >= axes.get_ylim()[0]) & (line.get_ydata() <= axes.get_ylim()[1]))
+    pixels = [axes.transData.transform([(0, 0), (1, 0), (0, 1)]) for axes in page.axes]
+    for corner, right, above in pixels:
+        np.testing.assert_allclose(right[0] - corner[0], above[1] - corner[1])

@@ -1,9 +1,111 @@
-"""Samplers: plain functions ``sampler(denoiser, noise, grid, mask, cond, ...)`` over an explicit time grid."""
+"""Samplers: plain functions ``sampler(denoiser, noise, grid, mask, cond, ...)`` over an explicit time grid.
+
+None knows whether the denoiser is a trained net, a closed form or a guided one. Stochastic ones take ``draw``, which gives fresh noise.
+"""
 
 from __future__ import annotations
 
-from pcdiff.diffusion.samplers.ddim import Callback, ddim
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-SAMPLERS = {"ddim": ddim}
+from torch import Tensor
 
-__all__ = ["SAMPLERS", "Callback", "ddim"]
+from pcdiff.diffusion.denoiser import DenoiserLike
+from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, drawer, predict
+from pcdiff.diffusion.samplers.exponential import ancestral, ddim, sde_dpm, unipc
+from pcdiff.diffusion.samplers.ode import edm_churn, euler, heun, rk45
+from pcdiff.diffusion.samplers.stochastic import euler_maruyama, ito, langevin, predictor_corrector, restart
+
+__all__ = [
+    "SAMPLERS",
+    "Callback",
+    "Draw",
+    "Levels",
+    "Sampler",
+    "ancestral",
+    "ddim",
+    "drawer",
+    "edm_churn",
+    "euler",
+    "euler_maruyama",
+    "heun",
+    "ito",
+    "langevin",
+    "predict",
+    "predictor_corrector",
+    "restart",
+    "rk45",
+    "sample",
+    "sde_dpm",
+    "unipc",
+]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler by name.
+
+    Attributes:
+        function: what runs.
+        has_order: whether it takes ``order``.
+        stochastic: whether it takes ``draw``.
+    """
+
+    function: Callable[..., Tensor]
+    has_order: bool = False
+    stochastic: bool = False
+
+
+SAMPLERS = {
+    "ddim": Sampler(ddim, has_order=True, stochastic=True),
+    "unipc": Sampler(unipc, has_order=True),
+    "ancestral": Sampler(ancestral, stochastic=True),
+    "sde-dpm": Sampler(sde_dpm, has_order=True, stochastic=True),
+    "euler": Sampler(euler),
+    "heun": Sampler(heun),
+    "edm-churn": Sampler(edm_churn, stochastic=True),
+    "rk45": Sampler(rk45),
+    "euler-maruyama": Sampler(euler_maruyama, stochastic=True),
+    "ito": Sampler(ito, stochastic=True),
+    "predictor-corrector": Sampler(predictor_corrector, stochastic=True),
+    "langevin": Sampler(langevin, stochastic=True),
+    "restart": Sampler(restart, has_order=True, stochastic=True),
+}
+
+
+def sample(
+    name: str,
+    denoiser: DenoiserLike,
+    noise: Tensor,
+    grid: Tensor,
+    mask: Tensor,
+    cond: Tensor,
+    *,
+    order: int | None = None,
+    draw: Draw | None = None,
+    denoise: bool = False,
+    callback: Callback | None = None,
+    **options: float,
+) -> Tensor:
+    """Run a sampler by its name.
+
+    Args:
+        name: a key of :data:`SAMPLERS`.
+        denoiser, noise, grid, mask, cond, callback: as for :func:`ddim`.
+        order: for those that have one; their default when absent.
+        draw: fresh noise, for those that are stochastic.
+        denoise: end with the expected x0 at the last time instead of x there; one more evaluation.
+        options: further arguments of the sampler.
+
+    Returns:
+        Clouds, shape (B, N, F), zero where the mask is false.
+    """
+    sampler = SAMPLERS[name]
+    chosen: dict[str, Any] = dict(options)
+    if sampler.has_order and order is not None:
+        chosen["order"] = order
+    if sampler.stochastic:
+        chosen["draw"] = draw
+    x = sampler.function(denoiser, noise, grid, mask, cond, callback=callback, **chosen)
+    return predict(denoiser, x, grid[-1], mask, cond).x0 if denoise else x
