@@ -1,12 +1,12 @@
 r"""Normalizing flows: densities of vectors that are exact and can be sampled.
 
-A flow is an invertible map x = f(z | c) of standard normals z to values x, with a context c such as the type. The density
-of x follows from the change of variables,
+A flow is an invertible map x = f(z | c) of standard normals z to values x, with a context c such as the type. The
+density of x follows from the change of variables,
 
     log p(x | c) = log N(z; 0, 1) - log|det J|,        J = df/dz,        z = f^-1(x | c).
 
-RealNVP (Density estimation using Real NVP, arXiv 1605.08803) makes f of affine couplings. Each splits the coordinates in
-two parts, A and B, by a mask: A stays as it is, and B is scaled and shifted by networks s and t of A,
+RealNVP (Density estimation using Real NVP, arXiv 1605.08803) makes f of affine couplings. Each splits the coordinates
+in two parts, A and B, by a mask: A stays as it is, and B is scaled and shifted by networks s and t of A,
 
     x_A = z_A
     x_B = z_B * exp(s(z_A, c)) + t(z_A, c).
@@ -20,9 +20,9 @@ and the inverse needs no inverse of s or t, since x_A = z_A:
     z_A = x_A
     z_B = (x_B - t(x_A, c)) * exp(-s(x_A, c)).
 
-The parts swap from one coupling to the next: even coordinates are A in the first, odd ones in the second, and so on. The
-log|det J| of f is the sum over its couplings. A single coordinate has no other to depend on, so D >= 2; a single coupling
-leaves A standard normal, so two are needed to move all coordinates.
+The parts swap from one coupling to the next: even coordinates are A in the first, odd ones in the second, and so on.
+The log|det J| of f is the sum over its couplings. A single coordinate has no other to depend on, so D >= 2; a single
+coupling leaves A standard normal, so two are needed to move all coordinates.
 
 zuko bounds the scale for stability: its network puts out a raw number a and s = a / (1 + |a| / log 1000), so that
 |s| < log 1000 and one coupling stretches by less than 1000.
@@ -50,8 +50,8 @@ __all__ = ["RealNVP", "fit_flow"]
 class RealNVP(nn.Module):
     """A density of vectors of D >= 2 values, and a sampler of them, by affine couplings; see the head of this module.
 
-    ``fit`` also stores the mean and the standard deviation of the data, between which and unit ones the flow works, so that
-    values may have any scale. The weights start from torch's global random state.
+    ``fit`` also stores the mean and the standard deviation of the data, and the flow works on standardised values, so
+    that they may have any scale. The weights start from torch's global random state.
 
     Args:
         features: D, the number of values of a vector.
@@ -71,8 +71,8 @@ class RealNVP(nn.Module):
         if features < 2:
             raise DataError(f"affine coupling needs vectors of at least 2 values, found {features}")
         from zuko.distributions import DiagNormal
-        from zuko.flows import Flow, GeneralCouplingTransform, UnconditionalDistribution
-        from zuko.lazy import LazyComposedTransform
+        from zuko.flows.coupling import GeneralCouplingTransform
+        from zuko.lazy import Flow, LazyComposedTransform, UnconditionalDistribution
 
         couplings = [
             GeneralCouplingTransform(
@@ -93,7 +93,7 @@ class RealNVP(nn.Module):
         return density - self.std.log().sum()
 
     def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Values x = f(z | c), shape (n, D), for standard normals ``noise`` (n, D): the same noise gives the same values."""
+        """Values x = f(z | c), shape (n, D), of standard normals ``noise`` (n, D): the same for the same noise."""
         values: Tensor = self.flow(context).transform.inv(noise)
         return self.mean + self.std * values
 
@@ -149,7 +149,7 @@ def fit_flow(
     lr: float,
     progress: Callable[[], None] | None = None,
 ) -> None:
-    """Maximise the likelihood of a flow by Adam, with a cosine decay of the learning rate and gradients clipped to norm 1.
+    """Maximise the likelihood of a flow by Adam: the learning rate falls as a cosine, gradients are clipped to norm 1.
 
     Args:
         flow: a flow of zuko: ``flow(context)`` is a distribution.

@@ -7,13 +7,15 @@ flow is a neural spline flow (arXiv 1906.04032) from zuko or RealNVP (arXiv 1605
 
 A model maps standard normals to values, so the same noise gives the same clouds whatever the batching.
 
-The likelihood of a cloud needs p(number of points n | features f, type). With z_0 the normal score of the number of points,
-z_f those of the features, C the fractions of clouds with at most n points, and p the flow's density for the type,
+The likelihood of a cloud needs p(number of points n | features f, type). With z_0 the normal score of the number of
+points, z_f those of the features, C(n) the fraction of clouds with at most n points, and p the flow's density for the
+type,
 
     p(n | f) = int_cell(n) p(z_0, z_f) dz_0 / int p(z_0, z_f) dz_0,        cell(n) = (Phi^-1(C(n-1)), Phi^-1(C(n))),
 
-where the Jacobian of f -> z_f cancels. Both integrals use one Gauss-Legendre rule on panels that end at every cell's edge,
-so that the p(n | f) of all n sum to one. A number of points that the training data did not have has an empty cell.
+where the Jacobian of f -> z_f cancels. Both integrals use one Gauss-Legendre rule on panels that end at every cell's
+edge, so that the p(n | f) of all n sum to one. A number of points that the training data did not have has an empty
+cell.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ _KNOTS = 1025
 _ROWS = 20_000
 # Uniforms are kept this far from 0 and 1, where the normal quantile is infinite.
 _EDGE = 1e-6
-# The integrals over the normal score of the number of points: between these bounds, beyond which lies 2e-9 of a normal, in
-# panels of at most this width and with this many nodes each. The density has kinks, those of its networks and splines, which
-# the rule must resolve: in fitted splines p(n | f) was right to 1e-4, at some milliseconds a cloud.
+# The integrals over the normal score of the number of points: between these bounds, beyond which lies 2e-9 of a normal,
+# in panels of at most this width and with this many nodes each. The density has kinks, those of its networks and
+# splines, which the rule must resolve: in fitted splines p(n | f) was right to 1e-4, at some milliseconds a cloud.
 _BOUND, _PANEL, _NODES = 6.0, 1 / 16, 6
 # Densities that are computed at a time: their hidden layers stay in the cache.
 _CHUNK = 1 << 14
@@ -85,8 +87,8 @@ class Multiplicity(nn.Module, ABC):
     ) -> npt.NDArray[np.float64]:
         """Natural logarithm of p(number of points | cloud features, type), shape (n,), for the likelihood of a cloud.
 
-        ``counts`` (n,), ``features`` (n, K) in physical units, ``types`` (n,). Minus infinity for a number of points that no
-        cloud of the training data had.
+        ``counts`` (n,), ``features`` (n, K) in physical units, ``types`` (n,). Minus infinity for a number of points
+        that no cloud of the training data had.
         """
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

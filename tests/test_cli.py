@@ -268,9 +268,11 @@ def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str
     assert "default: 800:1600" in shown("data", "make", "jets")
     # argparse breaks names at their hyphens.
     assert ", ".join(TOYS).replace(", eight", " or eight") in shown("data", "make", "toy").replace("- ", "-")
-    for name in ("order", "grid", "sampler"):
-        choices = ", ".join(map(str, get_args(SamplingConfig.model_fields[name].annotation)))
-        assert f"{choices}; default: the generator's own" in shown("sample")
+    literals = {name: SamplingConfig.model_fields[name].annotation for name in ("grid", "sampler")}
+    literals["order"] = get_args(SamplingConfig.model_fields["order"].annotation)[0]
+    for literal in literals.values():
+        choices = ", ".join(map(str, get_args(literal)))
+        assert f"{choices}; default: the generator's own" in shown("sample").replace("- ", "-")
 
 
 def test_shipped_data_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -609,7 +611,7 @@ def test_a_signal_while_sampling_leaves_no_file(name: str, work: Path, monkeypat
         os.kill(os.getpid(), number)
         time.sleep(10)
 
-    monkeypatch.setattr("pcdiff.generator.Generator._decode", ended)
+    monkeypatch.setattr("pcdiff.generator.Generator.decode", ended)
     before = listing(work)
     with pytest.raises(SystemExit) as caught:
         main([*SAMPLE, "x.parquet"])
@@ -636,7 +638,7 @@ def test_ctrl_c_while_sampling_leaves_no_file(work: Path, monkeypatch: pytest.Mo
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pcdiff.generator.Generator._decode", interrupted)
+    monkeypatch.setattr("pcdiff.generator.Generator.decode", interrupted)
     before = listing(work)
     assert main([*SAMPLE, "x.parquet"]) == 130
     assert listing(work) == before
@@ -649,3 +651,53 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_of_a_toy_goes_through_every_command_of_diffusion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Train, fit grids, sample with options and a trajectory, and tell the likelihood; each leaves what it says."""
+    monkeypatch.chdir(tmp_path)
+    small = ["training.steps=20", "net.hidden=16", "net.layers=1", "training.compare=0", "tracking.enabled=false"]
+    assert main(["train", "configs/toys/gaussian", "output=run", "denoiser.drop_conditions=0.1", *small]) == 0
+    assert main(["grid", "run", "--steps", "3", "5"]) == 0
+    assert set(json.loads((tmp_path / "run" / "generator" / "generator.json").read_text())["grids"]) == {"3", "5"}
+    words = ["sample", "run", "-n", "200", "--grid", "fitted", "--steps", "5", "-o", "made.parquet", "--denoise"]
+    assert main([*words, "--sampler-option", "eta=0.5", "--guidance", "1.5", "--trajectory", "2"]) == 0
+    sampling = pcdiff.read("made.parquet").provenance["sampling"]
+    assert sampling["options"] == {"eta": 0.5}
+    assert (sampling["guidance"], sampling["denoise"], sampling["grid"]) == (1.5, True, "fitted")
+    stages = pcdiff.read("made_trajectory.parquet")
+    assert len(stages) == 2 * 6
+    assert (tmp_path / "made_trajectory.png").stat().st_size > 5000
+    capsys.readouterr()
+    assert main(["likelihood", "run", "toys/gaussian_validation.parquet", "-n", "50", "--exact", "--steps", "20"]) == 0
+    table = capsys.readouterr().out
+    # One point a cloud: its number and its order say nothing, and what is left is near -2.3, the truth's -log(2 pi e 0.6).
+    assert re.search(r"log p of their number\W+0\.0000", table)
+    assert -4 < float(re.findall(r"log p of the cloud\W+?(-\d+\.\d+)", table)[0]) < -1.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sampler-option", "eta"], "--sampler-option eta: expected KEY=VALUE, for example eta=0.5"),
+        (["--sampler-option", "ada=1"], "expected an option of the sampler ddim: eta"),
+        (["--sampler", "heun", "--order", "2"], "expected no order for the sampler heun"),
+        (["--guidance", "2"], "trained without denoiser.drop_conditions"),
+        (["--grid", "fitted"], "no grid was fitted for so many"),
+    ],
+)
+def test_sampler_settings_that_do_not_fit_give_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from .test_density import make
+    from .test_transforms import jets
+
+    monkeypatch.chdir(tmp_path)
+    make(jets(100)).save("g")
+    assert main(["sample", "g", "-n", "5", "-o", "made.root", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "made.root").exists()

@@ -136,7 +136,7 @@ def test_log_count_of_the_identity_is_the_stored_table(coupling: str, features: 
 
 
 def test_log_count_of_a_gaussian_copula() -> None:
-    """One coupling set by hand, z_f = sigma z + rho z_0: then z_0 given z_f is normal, and its cells have a closed form."""
+    """One coupling set by hand, z_f = sigma z + rho z_0: z_0 given z_f is normal, its cells have a closed form."""
     rng, rho, sigma = np.random.default_rng(11), 0.8, 0.6
     counts = rng.poisson(12, 5000) + 1
     model = FlowMultiplicity(MultiplicityConfig(coupling="affine", layers=1, hidden=2, steps=1), 1, 1)
@@ -185,7 +185,7 @@ def test_log_count_is_normalised_and_resolves_the_density(fitted: FlowMultiplici
 
 @pytest.mark.parametrize("n", [18, 30])
 def test_log_count_is_the_probability_of_what_is_drawn(fitted: FlowMultiplicity, n: int) -> None:
-    """Over drawn clouds, the mean of p(n | features) is the fraction with n points, in each half of the first feature."""
+    """Over drawn clouds, the mean of p(n | features) is the fraction with n points, in either half of a feature."""
     types = np.arange(600) % 2
     drawn, values = fitted.draw(np.random.default_rng(13).standard_normal((600, 3)), types)
     p = np.exp(fitted.log_count(np.full(600, n), values, types))

@@ -19,9 +19,9 @@ import torch
 
 import pcdiff
 from pcdiff import checkpoint, training
+from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.config import Config
 from pcdiff.errors import PcdiffError
-from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.run import locked

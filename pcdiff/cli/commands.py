@@ -46,10 +46,10 @@ def sample(args: argparse.Namespace) -> None:
     if "given" in args:
         chosen["given"] = read(find(args.given), **_reading(args))
         chosen.setdefault("n", len(chosen["given"]))
-    elif _reading(args):
-        raise PcdiffError("--from and --option say how to read the file of --given, which is absent")
         if "trajectory" in args:
             raise PcdiffError("--trajectory follows clouds that are drawn; expected it without --given")
+    elif _reading(args):
+        raise PcdiffError("--from and --option say how to read the file of --given, which is absent")
     n = chosen.get("n", 0)
     start = time.monotonic()
     with bar("sampling", n or None) as advance:
@@ -93,7 +93,7 @@ def likelihood(args: argparse.Namespace) -> None:
     chosen = _given(args, "steps", "probes", "seed", "device") | ({"kind": "exact"} if "exact" in args else {})
     with bar("likelihood", len(clouds)) as advance:
         found = cloud_log_likelihood(Generator.load(args.generator), clouds, **chosen, progress=advance)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for text, values in (
         ("log p of the points in order", found.points),
         ("log p of their number", found.counts),

@@ -85,7 +85,7 @@ def _file(name: Path) -> Path:
         return name / "config.yaml"
     if name.is_file() or name.suffix:
         return find(str(name))
-    return find(f"configs/{name}.yaml")
+    return find(f"{name}.yaml" if name.parts[:1] == ("configs",) else f"configs/{name}.yaml")
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[str]]:

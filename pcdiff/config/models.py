@@ -404,7 +404,7 @@ class Config(_Section):
     """How noise is added with time."""
     denoiser: DenoiserConfig = DenoiserConfig()
     """How the net's output is read."""
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = Field(default=LossConfig(), validate_default=True)
     """What is minimised."""
     optim: OptimConfig = OptimConfig()
     """The optimiser."""

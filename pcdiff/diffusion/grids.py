@@ -25,7 +25,8 @@ def uniform_grid(schedule: Schedule, steps: int) -> Tensor:
 
 def quadratic_grid(schedule: Schedule, steps: int) -> Tensor:
     """Even in sqrt(t): finer towards the data."""
-    return torch.linspace(schedule.t_max**0.5, schedule.t_min**0.5, steps + 1, dtype=torch.float64) ** 2
+    roots = torch.linspace(schedule.t_max**0.5, schedule.t_min**0.5, steps + 1, dtype=torch.float64)
+    return _pinned(schedule, roots**2)
 
 
 def log_snr_grid(schedule: Schedule, steps: int) -> Tensor:
@@ -49,8 +50,12 @@ def _ends(schedule: Schedule) -> tuple[float, float]:
 
 
 def _times(schedule: Schedule, log_snr: Tensor) -> Tensor:
-    """Times of rising log-SNR whose ends are exactly those of the schedule, which rounding could leave outside."""
-    times = schedule.time(log_snr)
+    """Times of rising log-SNR."""
+    return _pinned(schedule, schedule.time(log_snr))
+
+
+def _pinned(schedule: Schedule, times: Tensor) -> Tensor:
+    """The same times with ends that are exactly those of the schedule, which rounding could leave outside."""
     times[0], times[-1] = schedule.t_max, schedule.t_min
     return times
 

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pcdiff
+from pcdiff.errors import DataError
+from pcdiff.trajectory import draw_trajectory, trajectory
+
+from .test_density import make
+from .test_transforms import jets
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "rk45", "langevin", "restart", "predictor-corrector"])
+def test_the_end_is_what_sampling_gives(sampler: str) -> None:
+    generator = make(jets(100), spread=0.1)
+    stages = trajectory(generator, 3, seed=5, sampler=sampler, steps=6)
+    step = stages.feature("step")
+    assert set(step) == set(range(7))
+    times = [float(stages.feature("time")[step == k][0]) for k in range(7)]
+    assert np.all(np.diff(times) <= 0)
+    last = stages[step == 6]
+    made = generator.sample(3, seed=5, sampler=sampler, steps=6)
+    for i in range(3):
+        # Sampling orders constituents by falling pT; a trajectory keeps each point in its place.
+        order = np.argsort(-last[i : i + 1].column("ptrel"), kind="stable")
+        for name in ("etarel", "phirel", "ptrel"):
+            tolerance = 5e-3 if sampler == "rk45" else 1e-4
+            found = last[i : i + 1].column(name)[order]
+            np.testing.assert_allclose(found, made[i : i + 1].column(name), rtol=tolerance, atol=tolerance)
+
+
+def test_it_starts_from_the_prior() -> None:
+    """At t_max the standardised points are standard normal: 60 clouds, mean and variance within 5 standard errors."""
+    generator = make(jets(100))
+    first = trajectory(generator, 60, seed=1, steps=2)[:60]
+    assert set(first.feature("step")) == {0}
+    z = generator.transform.points[0].forward(first.column("etarel")).astype(np.float64)
+    assert abs(z.mean()) < 5 / np.sqrt(len(z))
+    assert abs(z.var() - 1) < 5 * np.sqrt(2 / len(z))
+
+
+def test_it_is_written_and_drawn(tmp_path: Path) -> None:
+    stages = trajectory(make(jets(100)), 2, steps=8)
+    back = pcdiff.read(pcdiff.write(stages, tmp_path / "stages.root"))
+    assert back.equals(stages)
+    assert draw_trajectory(stages, tmp_path / "stages.png").stat().st_size > 10_000
+
+
+def test_bad_requests_give_one_line() -> None:
+    generator = make(jets(100))
+    with pytest.raises(DataError, match="cannot follow 0 clouds"):
+        trajectory(generator, 0)
+    with pytest.raises(DataError, match="no type 'w'"):
+        trajectory(generator, 2, type="w")
