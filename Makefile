@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart test slow lint docs bench schema clean
+.PHONY: quickstart test slow spiral lint docs bench schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -16,8 +16,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	@touch $@
 
+# azula, which samplers are compared with, asks for packages that only its plugins need.
 $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) --group dev --editable ".[pythia]"
+	$(INSTALL) --no-deps azula
 	@touch $@
 
 quickstart: $(VENV)/installed
@@ -36,6 +38,10 @@ test: $(VENV)/installed-dev
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python benchmarks/spiral.py
+
+spiral: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/spiral.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

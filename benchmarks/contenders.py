@@ -29,7 +29,7 @@ from pcdiff.config import (
 )
 from pcdiff.data.pythia import Recipe, selected_jets
 from pcdiff.diffusion import GRIDS, Denoiser, build_schedule, ddim
-from pcdiff.generator import Generator
+from pcdiff.generator import Conditions, Generator
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.schema import jet_schema
@@ -213,8 +213,8 @@ class Ours(Contender):
         )
 
     def _sample(self, sampling: SamplingConfig) -> None:
-        types = np.zeros(self.sampled, np.int64)
-        self.generator._points(0, self.counts, self.features, types, 0, sampling, torch.device("cpu"))
+        found = Conditions(self.counts, self.features, np.zeros(self.sampled, np.int64))
+        self.generator._points(0, found, 0, sampling.resolved(), torch.device("cpu"))
 
 
 class Reference(Contender):

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ from pcdiff.errors import DataError
 from pcdiff.seeds import Purpose, stream
 
 __all__ = ["RealNVP", "fit_flow"]
+
+# The most that one coupling stretches or shrinks a coordinate.
+_STRETCH = 1000.0
 
 
 class RealNVP(nn.Module):
@@ -73,10 +77,17 @@ class RealNVP(nn.Module):
         from zuko.distributions import DiagNormal
         from zuko.flows.coupling import GeneralCouplingTransform
         from zuko.lazy import Flow, LazyComposedTransform, UnconditionalDistribution
+        from zuko.transforms import MonotonicAffineTransform
 
+        # Said here, since zuko's own bound is another in other versions, and stored weights must keep their meaning.
+        affine = partial(MonotonicAffineTransform, slope=1 / _STRETCH)
         couplings = [
             GeneralCouplingTransform(
-                features, context, mask=torch.arange(features) % 2 == layer % 2, hidden_features=(hidden, hidden)
+                features,
+                context,
+                mask=torch.arange(features) % 2 == layer % 2,
+                univariate=affine,
+                hidden_features=(hidden, hidden),
             )
             for layer in range(layers)
         ]

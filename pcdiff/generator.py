@@ -439,8 +439,8 @@ class Generator:
         seed: int,
         chosen: SamplingConfig,
         device: torch.device,
-        guide: Guide | None,
-        progress: Callable[[int], None] | None,
+        guide: Guide | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Standardised points of all clouds, flat, shape (sum of counts, F)."""
         counts = found.counts

@@ -282,10 +282,13 @@ def test_hash_depends_on_the_order_of_features() -> None:
 
 
 def test_flat_holds_every_value_once() -> None:
-    config = load_config({**MINIMAL, "net": {"kind": "graph"}}, ["data.options.tree=Events"])
+    config = load_config(
+        {**MINIMAL, "net": {"kind": "graph"}}, ["data.options.tree=Events", "sampling.options.eta=0.5"]
+    )
     found = flat(config)
     assert found["net.coordinates"] == "etarel, phirel"
     assert found["data.options.tree"] == "Events"
+    assert found["sampling.options.eta"] == 0.5
     assert found["features.points.ptrel"] == "log"
     assert all(isinstance(value, (str, int, float, bool)) or value is None for value in found.values())
     leaves = [

@@ -16,7 +16,7 @@ CASES = [(2, 0), (5, 0), (3, 2)]
 def random_flow(features: int, context: int, **settings: int) -> RealNVP:
     """Weights far from the small ones that a net starts with, and data of another scale than 1."""
     torch.manual_seed(0)
-    flow = RealNVP(features, context, **settings).double()
+    flow = RealNVP(features, context, **{"layers": 4, "hidden": 32, **settings}).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

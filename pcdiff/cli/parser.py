@@ -138,7 +138,7 @@ def _add_sampling(names: Any) -> None:
     )
     sample.add_argument("--order", metavar="ORDER", type=_OneOf("order"), help="order of the sampler")
     sample.add_argument("--grid", metavar="NAME", type=_OneOf("grid"), help="how the times are spread")
-    sample.add_argument("--sampler", metavar="NAME", type=_OneOf("sampler"), help="the sampler (docs/samplers.md)")
+    sample.add_argument("--sampler", metavar="NAME", type=_OneOf("sampler"), help="the sampler (docs/methods.md)")
     sample.add_argument(
         "--sampler-option",
         metavar="KEY=VALUE",

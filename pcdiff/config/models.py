@@ -319,7 +319,7 @@ class SamplingConfig(_Section):
         "restart",
     ] = "ddim"
     """How clouds are made of noise. ODE: ddim and its multistep forms (DPM-Solver++), unipc, euler, heun, rk45; stochastic:
-    the rest. The table in docs/samplers.md says which is for what."""
+    the rest. The table in docs/methods.md says which is for what."""
     order: Literal[1, 2, 3] | None = None
     """Order of ddim, unipc, sde-dpm and restart (1 is DDIM, 2 and 3 its multistep forms); 2 when absent. The others have none."""
     steps: _Whole = Field(default=20, ge=1)

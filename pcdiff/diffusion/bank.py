@@ -110,6 +110,8 @@ class BankDenoiser(nn.Module):
         level = self.schedule.level(t)
         alpha, sigma = level.alpha.flatten(), level.sigma.flatten()
         kernel = gaussian_kernel(sigma) if self.dimension is None else student_kernel(sigma, self.dimension)
+        # Narrower than the bank: without the clouds that do not fit, which cut short would look like smaller ones.
         width = x_t.shape[1]
-        x0 = posterior_mean(x_t, alpha, mask, self.bank[:, :width], self.bank_mask[:, :width], kernel)
+        fits = self.bank_mask.sum(1) <= width
+        x0 = posterior_mean(x_t, alpha, mask, self.bank[fits, :width], self.bank_mask[fits, :width], kernel)
         return Prediction.of("x0", x0, x_t, level)

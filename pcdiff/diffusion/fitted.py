@@ -22,7 +22,7 @@ from torch import Tensor
 from pcdiff.diffusion.denoiser import DenoiserLike, Prediction
 from pcdiff.diffusion.grids import log_snr_grid
 from pcdiff.diffusion.samplers.base import Levels
-from pcdiff.diffusion.samplers.exponential import STRETCH, integral_weights, unipc
+from pcdiff.diffusion.samplers.exponential import STRETCH, predictor_weights, unipc
 
 __all__ = ["fit_grids"]
 
@@ -75,9 +75,9 @@ def _step_errors(gram: Floats, levels: Levels) -> Floats:
             # x_k - (sigma_k / sigma_j) x_j - alpha_k sum w m, as coefficients of the vectors of the Gram matrix
             rows = np.zeros((1 + len(before), len(gram)))
             rows[:, k], rows[:, j] = 1, -levels.sigma[k] / levels.sigma[j]
-            (rows[0, fine + 1 + j],) = (-levels.alpha[k] * w for w in integral_weights([lam[j]], lam[j], lam[k]))
+            (rows[0, fine + 1 + j],) = (-levels.alpha[k] * w for w in predictor_weights([lam[j]], lam[k]))
             for row, i in zip(rows[1:], before, strict=True):
-                w_j, w_i = integral_weights([lam[j], lam[i]], lam[j], lam[k])
+                w_j, w_i = predictor_weights([lam[j], lam[i]], lam[k])
                 row[fine + 1 + j], row[fine + 1 + i] = -levels.alpha[k] * w_j, -levels.alpha[k] * w_i
             size = np.sqrt(np.maximum(np.einsum("ra,ab,rb->r", rows, gram, rows, optimize=True), 0)) / r
             errors[:j, j, k] = size[0]

@@ -118,7 +118,8 @@ class Posterior(_Wrapper):
             prediction = self.denoiser(at, t, mask, cond)
             (pull,) = torch.autograd.grad(self.log_likelihood(prediction.x0, mask).sum(), at)
         level = prediction.level
-        x0 = prediction.x0.detach() + self.strength * level.sigma**2 / level.alpha * pull
+        # x0 is zero at padding, but not its gradient in x_t.
+        x0 = prediction.x0.detach() + self.strength * level.sigma**2 / level.alpha * pull * mask[..., None]
         return Prediction.of("x0", x0, x_t, level)
 
 
@@ -147,7 +148,7 @@ class MomentMatching(_Wrapper):
             prediction = self.denoiser(at, t, mask, cond)
             level, x0 = prediction.level, prediction.x0
             # The observables of the prediction, and their gradients in x_t, rows of A J, shape (B, M, N, F).
-            rows_t = _rows(self.observe(x0, mask), at)
+            rows_t = _rows(self.observe(x0, mask), at) * mask[:, None, :, None]
         x0 = x0.detach()
         value, rows_0 = _linearised(self.observe, x0, mask)
         ahead = level.sigma**2 / level.alpha

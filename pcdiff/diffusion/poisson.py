@@ -14,13 +14,13 @@ is a multivariate Student t of D degrees of freedom and scale sigma. So the whol
 one chi^2 a cloud, whatever N is; D -> infinity gives back Gaussian noise. The flow is dx/dt = alpha' x0 + sigma' E[n | x],
 as for Gaussian noise, so each ODE sampler that works with the expected x0 is a sampler of Poisson flows.
 
-Student noise has tails in which x_t / r is not of order one. But given its length, the noise of a cloud has a known scale: the
-chi^2 behind a Student n of N dimensions is (D + |n|^2) / (D + N) times D in the mean. The cloud is therefore preconditioned at
-the level
+Student noise has tails in which x_t / r is not of order one. But given its length |n|, the noise of a cloud has a known scale: the
+D / chi^2 behind it is (D + |n|^2) / (D + N) (one over the mean of chi^2 / D). Of |n|^2 only |x_t|^2 is seen; for data of unit variance
+|x_t|^2 / r^2 is |n|^2 where noise prevails and N, what |n|^2 is about, where data do. The cloud is therefore preconditioned at the level
 
-    sigma_eff^2 = (D sigma^2 + |x_t|^2) / (D + N),
+    sigma_eff^2 = sigma^2 (D + |x_t|^2 / r^2) / (D + N),
 
-which is sigma for D -> infinity, and follows |x_t| where a cloud stands far out.
+which is sigma for D -> infinity, follows |x_t| where a cloud stands far out, and vanishes with sigma, so that x0 becomes x_t next to the data.
 """
 
 from __future__ import annotations
@@ -69,6 +69,6 @@ def effective_level(level: Level, x_t: Tensor, mask: Tensor, dimension: float) -
         raise ValueError(f"dimension is {dimension}; expected a finite number above 0")
     entries = mask.sum(1)[:, None, None].to(x_t.dtype) * x_t.shape[2]
     length2 = x_t.square().sum((1, 2), keepdim=True)
-    # Both terms divided by D: at D = 1e8 the sum of them would lose the digits of the other.
-    sigma = ((level.sigma**2 + length2 / dimension) / (1 + entries / dimension)).sqrt()
-    return Level(level.alpha, sigma, level.d_alpha, level.d_sigma * sigma / level.sigma)
+    # Numerator and denominator divided by D: at D = 1e8 the sums would lose the digits of the other term.
+    stretch = ((1 + length2 / (level.r**2 * dimension)) / (1 + entries / dimension)).sqrt()
+    return Level(level.alpha, level.sigma * stretch, level.d_alpha, level.d_sigma * stretch)

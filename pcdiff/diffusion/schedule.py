@@ -275,7 +275,7 @@ class DDPMSchedule(BetaSchedule):
     def decay(self, t: Tensor) -> Tensor:
         k = self._before(t)
         table, rates = self._decay.to(t.device), self._rates.to(t.device)
-        return (table[k] + rates[k] * (t.double() - k / len(rates))).to(t.dtype)
+        return (table[k] + rates[k] * (t.double() - k.double() / len(rates))).to(t.dtype)
 
     def beta(self, t: Tensor) -> Tensor:
         return self._rates.to(t.device)[self._before(t)].to(t.dtype)
@@ -283,7 +283,7 @@ class DDPMSchedule(BetaSchedule):
     def time_of_decay(self, decay: Tensor) -> Tensor:
         table, rates = self._decay.to(decay.device), self._rates.to(decay.device)
         k = (torch.searchsorted(table, decay.double().contiguous()) - 1).clamp(0, len(rates) - 1)
-        return (k / len(rates) + (decay.double() - table[k]) / rates[k]).to(decay.dtype)
+        return (k.double() / len(rates) + (decay.double() - table[k]) / rates[k]).to(decay.dtype)
 
 
 class SubVPSchedule(Schedule):

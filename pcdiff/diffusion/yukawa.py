@@ -13,6 +13,10 @@ charges move along the lines of the field, v = dx/dt = grad phi / (dphi/dt), and
 distant plane to the data, they are born at that rate: a sample carries a weight, and its end is kept in proportion to it. m = 0 is the
 Poisson flow (arXiv 2209.11178), in which none dies.
 
+Of the lines of the field as many leave a charge in each direction, but in the distant plane few charges are left on the long ones. Starts drawn from p there
+would leave the result to the few that are drawn on them, with weights of infinite variance. They are drawn evenly over directions instead, as in the Poisson
+flow, and p over that density is their first weight: of one charge all final weights are equal.
+
 In N dimensions and t, with nu = (N - 1) / 2 and R^2 = |x - y|^2 + t^2, a charge at y has
 
     phi ~ R^-nu K_nu(m R),        -dphi/dt ~ m t R^-(nu + 1) K_{nu + 1}(m R),
@@ -25,12 +29,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from pcdiff.diffusion.bank import LogKernel, posterior_mean
+from pcdiff.diffusion.bank import LogKernel
 
 __all__ = ["sample_yukawa", "yukawa_kernel"]
 
@@ -79,8 +82,8 @@ def sample_yukawa(
 ) -> tuple[Tensor, Tensor]:
     """Vectors from the field of a bank of charges.
 
-    They start in the plane t_max, where the field is nearly that of all the charge at the bank's mean, and follow the lines of the
-    field by the classical Runge-Kutta method in log t.
+    They start in the plane t_max, evenly over directions from the bank's mean, and follow the lines of the field by the classical Runge-Kutta
+    method in log t.
 
     Args:
         bank: the data, shape (K, N), N the dimension; float64 is advised.
@@ -91,35 +94,24 @@ def sample_yukawa(
         generator: of random numbers, on the CPU.
 
     Returns:
-        The ends, shape (count, N), and their weights, shape (count,), of sum 1: the share of the births on each line.
+        The ends, shape (count, N), and their weights, shape (count,), of sum 1: the share of the charge on each line.
     """
-    size, dimension = bank.shape
-    known = torch.ones(size, 1, dtype=torch.bool)
-    mask, alpha = torch.ones(count, 1, dtype=torch.bool), bank.new_ones(count)
+    dimension = bank.shape[1]
 
     def slopes(log_t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x, t = state[0], math.exp(float(log_t))
-        kernel = yukawa_kernel(t, mass, dimension)
-        mean = posterior_mean(x[:, None], alpha, mask, bank[:, None], known, kernel)[:, 0]
         lower, upper = _logs(torch.cdist(x, bank).square(), t, mass, dimension)
+        mean = torch.softmax(upper, 1) @ bank
         # t m^2 phi / p, falling t: the growth of a weight in -log t
         births = mass * torch.exp(torch.logsumexp(lower, 1) - torch.logsumexp(upper, 1))
         return x - mean, -births
 
-    start = bank.mean(0) + _start(count, dimension, t_max, mass, generator).to(bank)
+    away = torch.randn(count, dimension + 1, generator=generator, dtype=torch.float64).to(bank)
+    away = t_max * away[:, :-1] / away[:, -1:].abs()
+    start = bank.mean(0) + away
+    # log of p, and of the density R^-(N + 1) that the starts were drawn from, both up to a constant
+    density = torch.logsumexp(_logs(torch.cdist(start, bank).square(), t_max, mass, dimension)[1], 1)
+    drawn = -(dimension + 1) / 2 * torch.log(away.square().sum(1) + t_max**2)
     times = torch.linspace(math.log(t_max), math.log(t_min), steps + 1, dtype=bank.dtype)
-    ends, log_weights = odeint(slopes, (start, bank.new_zeros(count)), times, method="rk4")
+    ends, log_weights = odeint(slopes, (start, density - drawn), times, method="rk4")
     return ends[-1], torch.softmax(log_weights[-1], 0)
-
-
-def _start(count: int, dimension: int, t: float, mass: float, generator: torch.Generator) -> Tensor:
-    """Vectors of density R^-(nu + 1) K_{nu + 1}(m R) around the origin, by the quantiles of their length."""
-    angle = np.linspace(0, math.pi / 2, 20_001)[1:-1]
-    rho = t * np.tan(angle)
-    _, upper = _logs(torch.from_numpy(rho**2), t, mass, dimension)
-    log_density = (dimension - 1) * np.log(rho) + upper.numpy() - 2 * np.log(np.cos(angle))
-    cumulative = np.cumsum(np.exp(log_density - log_density.max()))
-    unit = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
-    length = np.interp(unit, cumulative / cumulative[-1], rho)
-    direction = torch.randn(count, dimension, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(direction) * torch.from_numpy(length)[:, None]

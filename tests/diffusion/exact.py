@@ -32,6 +32,12 @@ SCHEDULES: list[Schedule] = [
 ]
 
 
+# A mixture of two components in two dimensions, for :func:`correlated`.
+MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.6]], dtype=torch.float64)
+COVARIANCES = torch.tensor([[[0.30, 0.18], [0.18, 0.20]], [[0.25, -0.15], [-0.15, 0.40]]], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.4, 0.6], dtype=torch.float64)
+
+
 def named(schedules: list[Schedule]) -> list[str]:
     """Names for pytest."""
     return [type(schedule).__name__.removesuffix("Schedule") for schedule in schedules]

@@ -25,8 +25,9 @@ of order p. Known methods are cases of it:
     1    and one or two before                   SDE-DPM-Solver++ 2M and 3M
 
 DDIM's eta, of which the share eta^2 (1 - e^{-2h}) of sigma'^2 is fresh noise, is the tau of each step with 1 - e^{-2 tau^2 h} equal to
-that share. DPM-Solver++ 2M as published replaces the integral of the linear term by h (1 - e^{-h}) / 2, which is the same to its order; here it is
-exact.
+that share. From two values DPM-Solver++ 2M predicts with h (1 - e^{-h}) / 2 for the integral of the linear term, UniPC likewise: the same to
+its order, and at 10 to 20 steps of three mixtures its error was 0.6 to 0.75 times that of the exact integral, so it is taken here. All other
+integrals are exact.
 
 A polynomial must not be stretched: on a step more than twice as long as the one before it (in lambda) the order is 1. This is
 the rule that ends samplers of high order safely on grids whose last jump is large.
@@ -43,10 +44,10 @@ from torch import Tensor
 from pcdiff.diffusion.denoiser import DenoiserLike
 from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, predict
 
-__all__ = ["STRETCH", "ancestral", "ddim", "follow", "integral_weights", "sde_dpm", "unipc"]
+__all__ = ["STRETCH", "ancestral", "ddim", "follow", "integral_weights", "predictor_weights", "sde_dpm", "unipc"]
 
-# The longest step, in units of the one before, over which values before it are extrapolated.
-STRETCH = 2.0
+# The longest step, in units of the one before, over which values before it are extrapolated: twice as long, whatever the rounding.
+STRETCH = 2.0 + 1e-6
 
 
 def integral_weights(nodes: list[float], begin: float, end: float, c: float = 1.0) -> list[float]:
@@ -62,6 +63,16 @@ def integral_weights(nodes: list[float], begin: float, end: float, c: float = 1.
     places = (np.asarray(nodes) - end) / (end - begin)
     found: list[float] = np.linalg.solve(np.vander(places, increasing=True).T, moments).tolist()
     return found
+
+
+def predictor_weights(nodes: list[float], end: float, c: float = 1.0) -> list[float]:
+    """The weights of a step from the first of the nodes: those of the integral, but DPM-Solver++ 2M's own where there are two."""
+    begin = nodes[0]
+    if len(nodes) != 2:
+        return integral_weights(nodes, begin, end, c)
+    h = end - begin
+    whole, slope = -math.expm1(-c * h), h / (2 * (begin - nodes[1]))
+    return [whole * (1 + slope), -whole * slope]
 
 
 def _order_at(step: int, order: int, lam: list[float]) -> int:
@@ -87,10 +98,12 @@ def follow(
     """Clouds x at the first of the levels taken to the last; see the head of this module.
 
     Raises:
-        ValueError: noise is asked for and nothing draws it.
+        ValueError: order or eta is not possible, or noise is asked for and nothing draws it.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}; expected 1, 2 or 3")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; expected 0 to 1")
     if eta and draw is None:
         raise ValueError("fresh noise is needed with eta > 0: give draw")
     alpha, sigma, lam = levels.alpha, levels.sigma, levels.lam
@@ -110,7 +123,7 @@ def follow(
         # e^{-tau^2 h}, from the share of the noise that is fresh
         keep = math.sqrt(1 + eta**2 * math.expm1(-2 * h))
         c = 1 - math.log(keep) / h
-        w = integral_weights(lam[i::-1][: _order_at(i, order, lam)], lam[i], lam[i + 1], c)
+        w = predictor_weights(lam[i::-1][: _order_at(i, order, lam)], lam[i + 1], c)
         x = sigma[i + 1] / sigma[i] * keep * x + alpha[i + 1] * _combine(w, values)
         if eta and draw is not None:
             x = x + sigma[i + 1] * eta * math.sqrt(-math.expm1(-2 * h)) * draw() * mask[..., None]

@@ -81,18 +81,18 @@ def edm_churn(
         churn: the paper's S_churn: each step of N first raises the noise by the factor 1 + min(churn / N, sqrt(2) - 1).
         inflation: the paper's S_noise: standard deviation of the fresh noise.
     """
-    steps = len(grid) - 1
-    factor = 1 + min(churn / steps, math.sqrt(2) - 1)
+    factor = 1 + min(churn / Levels.of(denoiser, grid).steps, math.sqrt(2) - 1)
     schedule = denoiser.schedule
-    largest = math.exp(-float(schedule.log_snr(torch.tensor(schedule.t_max, dtype=torch.float64))) / 2)
+    largest = math.exp(-_number(schedule.log_snr, torch.tensor(schedule.t_max, dtype=torch.float64)) / 2)
 
     def raise_noise(s: float, x: Tensor, t: Tensor) -> tuple[float, Tensor, Tensor]:
         higher = min(s * factor, largest)
-        if higher <= s:
+        # At t_max rounding alone would draw noise.
+        if higher <= s * (1 + 1e-9):
             return s, x, t
         fresh = math.sqrt(higher**2 - s**2) * inflation * draw() * mask[..., None]
         there = schedule.time(torch.tensor(-2 * math.log(higher), dtype=torch.float64))
-        before, after = (float(schedule.alpha(time)) for time in (t, there))
+        before, after = (_number(schedule.alpha, time) for time in (t, there))
         return higher, after * (x / before + fresh), there
 
     return _heun(denoiser, noise, grid, mask, cond, raise_noise, callback)
@@ -115,13 +115,19 @@ def _heun(
         prediction = predict(denoiser, x, t, mask, cond)
         if callback is not None:
             callback(i, t, x, prediction)
-        y = x / float(denoiser.schedule.alpha(t))
+        y = x / _number(denoiser.schedule.alpha, t)
         slope = _slope(prediction.x0, y, s)
         alpha, s_next = levels.alpha[i + 1], levels.sigma[i + 1] / levels.alpha[i + 1]
         y_next = y + (s_next - s) * slope
         end = predict(denoiser, alpha * y_next, levels.t[i + 1], mask, cond)
         x = alpha * (y + (s_next - s) / 2 * (slope + _slope(end.x0, y_next, s_next)))
     return x
+
+
+def _number(function: Callable[[Tensor], Tensor], t: Tensor) -> float:
+    """What a schedule says of one time; of a learned one without its gradient."""
+    with torch.no_grad():
+        return float(function(t))
 
 
 def _slope(x0: Tensor, y: Tensor, s: float) -> Tensor:
@@ -151,7 +157,7 @@ def rk45(
 
     def slope(lam: Tensor, x: Tensor) -> Tensor:
         t = schedule.time(2 * lam)
-        return predict(denoiser, x, t, mask, cond).velocity * float(2 / schedule.d_log_snr(t))
+        return predict(denoiser, x, t, mask, cond).velocity * 2 / _number(schedule.d_log_snr, t)
 
     start = levels.start(noise, mask)
     # In log(alpha / sigma), for the method looks beyond the last time, where t may not be defined.
