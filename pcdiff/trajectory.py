@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pcdiff.bundle import pick_device
@@ -101,7 +102,7 @@ def draw_trajectory(clouds: PointClouds, path: str | os.PathLike[str]) -> Path:
     if len(names) < 2:
         raise DataError(f"a picture needs two point features, found {', '.join(names)}")
     step, cloud = clouds.feature("step"), clouds.feature("cloud")
-    shown = np.unique(np.linspace(0, step.max(), _COLUMNS).round().astype(int))
+    shown = _stages(clouds)
     rows = int(cloud.max()) + 1
     figure = Figure(figsize=(1.9 * len(shown), 1.9 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, len(shown), squeeze=False, sharex="col", sharey="row")
@@ -125,6 +126,16 @@ def draw_trajectory(clouds: PointClouds, path: str | os.PathLike[str]) -> Path:
     with atomic_file(target) as temporary:
         figure.savefig(temporary, dpi=150, format=target.suffix[1:] or "png")
     return target
+
+
+def _stages(clouds: PointClouds) -> npt.NDArray[np.int64]:
+    """Steps between which the clouds move about equally far, the first and the last among them."""
+    steps = int(clouds.feature("step").max()) + 1
+    columns = [clouds.column(name).astype(np.float64).reshape(steps, -1) for name in clouds.schema.point_names[:2]]
+    moved = sum(np.abs(np.diff(column, axis=0)).mean(axis=1) / (column.std() or 1.0) for column in columns)
+    way = np.concatenate([[0.0], np.cumsum(moved)])
+    even = np.linspace(0, way[-1], _COLUMNS)
+    return np.unique(np.abs(way[:, None] - even).argmin(axis=0))
 
 
 def _limit(values: np.ndarray[Any, Any]) -> float:

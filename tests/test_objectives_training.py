@@ -65,9 +65,7 @@ def weights(run: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_each_method_trains_and_resumes_bit_for_bit(
-    name: str, files: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_each_method_trains_and_resumes_bit_for_bit(name: str, files: tuple[Path, Path], tmp_path: Path) -> None:
     whole = training.train(variant(files, tmp_path / "whole", name, 40), progress=False)
     lines = [json.loads(line)["metrics"]["loss/train"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(lines).all()
@@ -156,6 +154,11 @@ def test_a_poisson_flow_refuses_samplers_that_draw_noise(files: tuple[Path, Path
     [
         ({"loss": {"objective": "action"}}, "denoiser.potential: true with it"),
         ({"loss": {"objective": "sliced-score"}, "denoiser": {"dimension": 4}}, "denoising, for denoiser.dimension"),
+        (
+            {"loss": {"objective": "implicit-score"}, "net": {"kind": "graph"}},
+            "denoising, for the output of net.kind: graph",
+        ),
+        ({"denoiser": {"dimension": 0.5}}, "denoiser.dimension: found 0.5, expected .* 1"),
         ({"schedule": {"kind": "learned"}}, "likelihood, the one weight under which a schedule can be learned"),
         ({"schedule": {"kind": "cosine", "steps": 7}}, "this key with kind: ddpm only"),
         ({"sampling": {"grid": "fitted"}}, "a grid is fitted after training"),

@@ -213,7 +213,7 @@ class DenoiserConfig(_Section):
     """What the net puts out. Preconditioned: such that the untrained net is the exact denoiser of Gaussian data."""
     potential: bool = False
     """Let the net's output be the gradient of a scalar, so that the score is exactly a gradient field."""
-    dimension: _Real | None = Field(default=None, gt=0)
+    dimension: _Real | None = Field(default=None, ge=1)
     """Number of augmented dimensions D of a Poisson flow (PFGM++; 1 is PFGM); Gaussian noise when absent."""
     drop_conditions: _Real = Field(default=0.0, ge=0, lt=1)
     """Share of training clouds whose conditions, but for the number of points, are hidden: needed for classifier-free guidance."""
@@ -420,9 +420,12 @@ class Config(_Section):
     @field_validator("loss")
     @classmethod
     def _fits_the_denoiser(cls, loss: LossConfig, info: ValidationInfo) -> LossConfig:
-        denoiser, schedule = info.data.get("denoiser"), info.data.get("schedule")
-        if denoiser is None or schedule is None:
+        denoiser, schedule, net = (info.data.get(name) for name in ("denoiser", "schedule", "net"))
+        if denoiser is None or schedule is None or net is None:
             return loss
+        if loss.objective != "denoising" and isinstance(net, GraphConfig):
+            # Their divergence misses what happens where a point's nearest neighbours change.
+            raise _mistake(loss.objective, "denoising, for the output of net.kind: graph has jumps", "objective")
         if loss.objective == "action" and not denoiser.potential:
             raise _mistake(loss.objective, "denoiser.potential: true with it", "objective")
         if loss.objective == "action" and denoiser.parametrisation != "preconditioned":

@@ -107,6 +107,10 @@ class BankDenoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:  # noqa: ARG002
         """As :meth:`pcdiff.diffusion.denoiser.Denoiser.forward`; clouds have at most the bank's number of points N."""
+        if x_t.shape[1] > self.bank.shape[1]:
+            raise ValueError(
+                f"clouds are padded to {x_t.shape[1]} points, those of the bank to {self.bank.shape[1]} only"
+            )
         level = self.schedule.level(t)
         alpha, sigma = level.alpha.flatten(), level.sigma.flatten()
         kernel = gaussian_kernel(sigma) if self.dimension is None else student_kernel(sigma, self.dimension)

@@ -23,7 +23,8 @@ so with F = grad phi at y = x / r, as :class:`~pcdiff.diffusion.denoiser.Potenti
 
     S = (r' / r)(alpha sigma / d) |x|^2 / 2 + alpha sigma phi(x / r),
 
-and what was trained so is an ordinary denoiser. alpha sigma is small at both ends, where nothing is to be learned of S.
+and what was trained so is an ordinary denoiser. In a variance-preserving schedule alpha sigma is small at both ends, where nothing is to be learned of S; where alpha is 1, as in EDM's, S
+grows with the noise and the loss is noisy: take the former.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def score_matching_loss(
         vectors: random projections, shape (B, N, F), see :func:`pcdiff.diffusion.divergence.probe`; the divergence is exact,
             at a cost that grows with the number of entries, when absent.
     """
+    if denoiser.dimension is not None:
+        raise ValueError("score matching knows Gaussian noise only, not that of a Poisson flow")
     x_t = noised(denoiser, x0, mask, t, noise)
     sigma = denoiser.schedule.sigma(t)
     eps, div = divergence(lambda x: denoiser(x, t, mask, cond).eps, x_t, mask, vectors, create_graph=True)

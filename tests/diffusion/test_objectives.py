@@ -67,10 +67,11 @@ class Family(nn.Module):
 
 @pytest.mark.parametrize("objective", ["denoising", "implicit", "rademacher", "gaussian"])
 def test_all_kinds_of_score_matching_find_the_same_score(objective: str) -> None:
-    """A family of mixtures, fitted by each objective to 8,000 clouds at sigma / alpha of 0.3 to 2, has the exact score.
+    """A family of mixtures, fitted by each objective to 20,000 clouds at sigma / alpha of 0.3 to 2, has the exact score.
 
-    The root mean square error of eps over the noisy data: over 20 other seeds 0.018 on average for denoising, 0.02 for the rest and
-    0.05 at worst, whereas the family starts at 0.27. In one dimension a sign is exact; normal projections are noisier by sqrt(3).
+    The root mean square error of eps over fresh noisy clouds starts at 0.275. Fitted with 20 other seeds it was 0.014 on average and
+    0.026 at worst for denoising, 0.019 and 0.035 for implicit score matching and for signs, which in one dimension are exact, and
+    0.030 and 0.062 for normal projections.
     """
     x0, noise = draw(20_000, seed=21)
     mask, cond = plain(20_000)
@@ -96,7 +97,7 @@ def test_all_kinds_of_score_matching_find_the_same_score(objective: str) -> None
             exact = mixture(MEANS, STDS, WEIGHTS)(x_t, t, mask, cond).eps
         return float((made - exact).square().mean().sqrt())
 
-    assert error() > 0.2
+    assert error() > 0.25
     optimiser = torch.optim.LBFGS(denoiser.parameters(), max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -105,8 +106,8 @@ def test_all_kinds_of_score_matching_find_the_same_score(objective: str) -> None
         value.backward()
         return value
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    assert error() < 0.06
+    optimiser.step(closure)
+    assert error() < {"denoising": 0.04, "implicit": 0.05, "rademacher": 0.05, "gaussian": 0.09}[objective]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=named(SCHEDULES))
@@ -181,7 +182,7 @@ def test_expected_sliced_loss_is_the_implicit_one(net: str, kind: str) -> None:
     generator = seeded(27)
     # 400 copies of the batch are one batch of 1,200 clouds.
     many = {key: value.repeat(400, *[1] * (value.ndim - 1)) for key, value in b.items()}
-    vectors = probe(many["x0"], many["mask"], kind, generator)  # type: ignore[arg-type]
+    vectors = probe(many["x0"], many["mask"], kind, generator)
     made = score_matching_loss(denoiser, **many, t=T.repeat(400), vectors=vectors).detach().view(400, 3)
     pull = (made.mean(0) - exact) / (made.std(0) / 400**0.5)
     assert float(pull.abs().max()) < 4
@@ -287,7 +288,7 @@ def test_action_loss_is_least_at_the_exact_action(schedule: Schedule, std: float
     """dL/dk of the potential k phi vanishes at k = 1: 100,000 clouds, within 4 standard errors; and L is convex in k about it."""
     n = 100_000
     denoiser = Denoiser(Potential(Spring(std)), schedule)
-    spring: Spring = denoiser.net.net  # type: ignore[assignment, union-attr]
+    spring: Spring = denoiser.net.net
     values = {}
     for k in (0.5, 1.0, 1.5):
         spring.k.data.fill_(k)
@@ -311,7 +312,7 @@ def test_action_loss_of_no_potential_on_normal_data_has_no_gradient(net: str) ->
     x0, noise = torch.randn(2, n, 2, 2, generator=generator, dtype=torch.float64)
     unit = torch.rand(n, generator=generator, dtype=torch.float64)
     cond = torch.randn(n, 1, generator=generator, dtype=torch.float64)
-    last: nn.Linear = denoiser.net.net.exit  # type: ignore[assignment, union-attr]
+    last: nn.Linear = denoiser.net.net.exit
     values = []
     for sign in (1.0, -1.0):
         for parameter in (last.weight, last.bias):
@@ -324,8 +325,8 @@ def test_action_loss_of_no_potential_on_normal_data_has_no_gradient(net: str) ->
 def test_action_matching_transports_a_mixture() -> None:
     """A potential of an EPiC net, 600 steps of 512 clouds, then DDIM of order 2 in 30 steps to 4,000 clouds.
 
-    Mean and standard deviation of the data 0.045 and 1.04, within 0.1; share of the lower mode 0.45 and of what lies between the
-    modes, within 0.2 of -0.2, 0.020 by the density, within 0.05; that is above the statistical errors of 0.016 and 0.008.
+    Mean and standard deviation of the data (0.045 and 1.035) within 0.1; the shares of the modes and of the gap between them (0.456,
+    0.530 and 0.027) within 0.05. With four other seeds the mean was off by at most 0.04, the deviation by 0.036, the shares by 0.025.
     """
     torch.manual_seed(33)
     net = build_net(EpicConfig(hidden=32, layers=2, global_size=4), 1, 0, ["x"])

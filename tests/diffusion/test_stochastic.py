@@ -139,10 +139,10 @@ MOMENTS: list[tuple[str, int, int, dict[str, Any]]] = [
     ("sde-dpm", 1000, 5_000, {"order": 1}),
     ("sde-dpm", 200, 20_000, {"order": 2}),
     ("sde-dpm", 200, 20_000, {"order": 3}),
-    ("euler-maruyama", 400, 20_000, {}),
+    ("euler-maruyama", 300, 20_000, {}),
     ("ito", 200, 20_000, {}),
-    ("edm-churn", 200, 20_000, {}),
-    ("predictor-corrector", 300, 20_000, {"snr": 0.3}),
+    ("edm-churn", 150, 20_000, {}),
+    ("predictor-corrector", 200, 20_000, {"snr": 0.3}),
     ("langevin", 200, 5_000, {"step": 1.0}),
     ("restart", 100, 20_000, {}),
 ]

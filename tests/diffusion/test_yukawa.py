@@ -84,11 +84,16 @@ def test_without_mass_the_kernel_is_that_of_the_poisson_flow(entries: int) -> No
 
 
 def test_without_mass_no_charge_dies() -> None:
-    _, weights = sample_yukawa(normal(50, 2, seed=3), 200, mass=1e-5, generator=seeded(4))
-    torch.testing.assert_close(weights, torch.full((200,), 1 / 200).double(), rtol=1e-3, atol=0)
+    """The weights are equal but for what the spread of the charges changes in the plane t_max = 40, of second order in spread / t_max."""
+    off = []
+    for t_max in (40.0, 400.0):
+        _, weights = sample_yukawa(normal(50, 2, seed=3), 200, mass=1e-7, t_max=t_max, generator=seeded(4))
+        off.append(float((200 * weights - 1).abs().max()))
+    assert off[0] < 3e-3
+    assert off[1] < off[0] / 30
 
 
-@pytest.mark.parametrize("mass", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("mass", [0.1, 1.0])
 @pytest.mark.parametrize("entries", [1, 2, 3])
 def test_all_lines_of_one_charge_end_there_with_one_weight(entries: int, mass: float) -> None:
     """What dies on the way is what the distant plane lacks: of one charge all weights are equal, to 1 % but for the far tails, where
@@ -105,19 +110,19 @@ def test_all_lines_of_one_charge_end_there_with_one_weight(entries: int, mass: f
 
 def two_gaussians(entries: int) -> Tensor:
     generator = seeded(6)
-    bank = 0.35 * torch.randn(200, entries, generator=generator, dtype=torch.float64)
-    return bank + torch.where(torch.arange(200)[:, None] < 70, -1.1, 0.6)
+    bank = 0.35 * torch.randn(60, entries, generator=generator, dtype=torch.float64)
+    return bank + torch.where(torch.arange(60)[:, None] < 20, -1.1, 0.6)
 
 
 @pytest.mark.parametrize(("entries", "mass"), [(1, 0.5), (2, 0.05), (2, 0.5), (2, 1.0), (3, 0.5)])
 def test_weighted_ends_have_mean_and_covariance_of_the_charges(entries: int, mass: float) -> None:
-    """3,000 lines to a bank of two Gaussians, 200 charges: each moment within 4 standard errors of a weighted mean,
+    """1,500 lines to a bank of two Gaussians, 60 charges: each moment within 4 standard errors of a weighted mean,
     sqrt(sum w^2 (f - E f)^2), and more than a third of the lines count.
     """
     bank = two_gaussians(entries)
-    ends, weights = sample_yukawa(bank, 3000, mass=mass, generator=seeded(7))
+    ends, weights = sample_yukawa(bank, 1500, mass=mass, generator=seeded(7))
     assert float(weights.sum()) == pytest.approx(1)
-    assert float(1 / (weights**2).sum()) > 1000
+    assert float(1 / (weights**2).sum()) > 500
     mean = bank.mean(0)
     away, known = ends - mean, bank - mean
     i, j = torch.triu_indices(entries, entries)
@@ -132,14 +137,14 @@ def test_weighted_ends_have_mean_and_covariance_of_the_charges(entries: int, mas
 
 
 def test_weights_matter_where_the_screening_is_strong() -> None:
-    """At m = 1 the unweighted ends miss the share of the smaller mode by more than 4 standard errors, the weighted ones do not."""
+    """At m = 2, of 2,000 lines, the unweighted ends miss the share of the smaller mode by more than 4 standard errors, the weighted ones do not."""
     bank = two_gaussians(2)
-    ends, weights = sample_yukawa(bank, 6000, mass=2.0, generator=seeded(8))
+    ends, weights = sample_yukawa(bank, 2000, mass=2.0, generator=seeded(8))
     lower = (ends.mean(1) < -0.25).double()
     share = float((bank.mean(1) < -0.25).double().mean())
     error = float((weights**2 * (lower - share) ** 2).sum().sqrt())
     assert abs(float(weights @ lower) - share) < 4 * error
-    assert abs(float(lower.mean()) - share) > 4 * math.sqrt(share * (1 - share) / 6000)
+    assert abs(float(lower.mean()) - share) > 4 * math.sqrt(share * (1 - share) / 2000)
 
 
 def test_more_steps_change_nothing() -> None:
