@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart test slow spiral lint docs bench schema clean
+.PHONY: quickstart test slow spiral lint notebooks docs bench schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -49,6 +49,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/repo-review . --show errskip
+
+# Executes notebooks/*.py and stores them with their output in docs/notebooks/, where the docs show them.
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python docs/notebooks/execute.py
 
 docs: $(VENV)/installed-dev
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build

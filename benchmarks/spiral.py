@@ -81,7 +81,7 @@ class Result:
     steps: int
 
 
-_SLOW = ("training.steps=4000", "net.hidden=64", "net.layers=3")
+_SLOW = ("net.hidden=64", "net.layers=3")
 _RECTIFIED = ("schedule.kind=rectified", "denoiser.parametrisation=velocity", "loss.weight=flow-matching")
 _EDM = ("schedule.kind=edm", "loss.times=logit-normal")
 
@@ -161,6 +161,7 @@ def trained(name: str, extra: tuple[str, ...] = ()) -> Result:
                 f"output={folder}/run",
                 "tracking.enabled=false",
                 "training.compare=0",
+                "training.steps=4000",
                 "training.validate_every=1000000",
                 *method.overrides,
                 *extra,

@@ -838,9 +838,9 @@ along_field = pd.unipc(field, start, grid, *plain(start))
 # %%
 rng = torch.Generator().manual_seed(23)
 yukawa_ends, weights = pd.sample_yukawa(
-    bank["two-gaussians"][:800, 0].double(), 1500, mass=2.0, steps=40, generator=rng
+    bank["two-gaussians"][:500, 0].double(), 1200, mass=2.0, steps=40, generator=rng
 )
-kept = yukawa_ends[torch.multinomial(weights, 1500, replacement=True, generator=rng)]
+kept = yukawa_ends[torch.multinomial(weights, 1200, replacement=True, generator=rng)]
 shares = [float((ends.sum(1) < -0.4).double().mean()) for ends in (yukawa_ends, kept)]
 figure, axes = panels(4, width=2.3)
 scatter(axes[0], along_field, MADE, "$D = 1$, field of 1,000 charges")

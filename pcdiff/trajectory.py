@@ -122,6 +122,8 @@ def draw_trajectory(clouds: PointClouds, path: str | os.PathLike[str]) -> Path:
             if i == rows - 1:
                 axis.set_xlabel(_label(clouds.schema.point(names[0])), fontsize=9)
         axes[i, 0].set_ylabel(_label(clouds.schema.point(names[1])), fontsize=9)
+    if "ptrel" in names:
+        axes[0, 0].text(0.04, 0.96, "area: ptrel", transform=axes[0, 0].transAxes, va="top", fontsize=7)
     target = Path(path)
     with atomic_file(target) as temporary:
         figure.savefig(temporary, dpi=150, format=target.suffix[1:] or "png")
@@ -135,7 +137,8 @@ def _stages(clouds: PointClouds) -> npt.NDArray[np.int64]:
     moved = sum(np.abs(np.diff(column, axis=0)).mean(axis=1) / (column.std() or 1.0) for column in columns)
     way = np.concatenate([[0.0], np.cumsum(moved)])
     even = np.linspace(0, way[-1], _COLUMNS)
-    return np.unique(np.abs(way[:, None] - even).argmin(axis=0))
+    nearest: npt.NDArray[np.int64] = np.unique(np.abs(way[:, None] - even).argmin(axis=0))
+    return nearest
 
 
 def _limit(values: np.ndarray[Any, Any]) -> float:

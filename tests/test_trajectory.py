@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import pcdiff
+from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.trajectory import draw_trajectory, trajectory
+from pcdiff.schema import Feature, Schema, vector_schema
+from pcdiff.trajectory import _stages, draw_trajectory, trajectory
 
 from .test_density import make
 from .test_transforms import jets
@@ -55,3 +57,12 @@ def test_bad_requests_give_one_line() -> None:
         trajectory(generator, 0)
     with pytest.raises(DataError, match="no type 'w'"):
         trajectory(generator, 2, type="w")
+
+
+def test_a_picture_shows_stages_of_equal_way() -> None:
+    """A point that moves by 0, 0, 1, 1, 1, 1, 1 units is shown at the steps 0 or 2, 3, 4, 5, 6, 7: never twice where it stands."""
+    x = np.repeat([0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 1).astype(np.float32)
+    columns = {"x": x, "y": np.zeros_like(x)}
+    schema = Schema("vectors", vector_schema(["x", "y"]).points, (Feature("step"),))
+    clouds = PointClouds.from_flat(columns, np.arange(9), {"step": np.arange(8, dtype=np.int32)}, schema)
+    assert _stages(clouds).tolist() == [0, 3, 4, 5, 6, 7]

@@ -216,7 +216,7 @@ class DenoiserConfig(_Section):
     dimension: _Real | None = Field(default=None, ge=1)
     """Number of augmented dimensions D of a Poisson flow (PFGM++; 1 is PFGM); Gaussian noise when absent."""
     drop_conditions: _Real = Field(default=0.0, ge=0, lt=1)
-    """Share of training clouds whose conditions, but for the number of points, are hidden: needed for classifier-free guidance."""
+    """Share of training clouds whose conditions are hidden, but for the number of points; classifier-free guidance needs it."""
 
 
 class LossConfig(_Section):
@@ -331,7 +331,7 @@ class SamplingConfig(_Section):
     denoise: bool = False
     """End with one more evaluation, which takes out the noise that is left at the last time."""
     guidance: _Real = 1.0
-    """Strength of classifier-free guidance; 1: none. Needs a training with `denoiser.drop_conditions`."""
+    """Strength of classifier-free guidance; 1 is none. Needs a training with `denoiser.drop_conditions`."""
 
     @field_validator("order")
     @classmethod
