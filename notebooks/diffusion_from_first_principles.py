@@ -43,7 +43,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from scipy import stats
 
 import pcdiff
-from pcdiff import diffusion as pd
+from pcdiff import diffusion as dm
 from pcdiff.config import EpicConfig
 from pcdiff.data import toy
 from pcdiff.data.toys import CURVE_NOISE, MIXTURES, Mixture
@@ -165,7 +165,7 @@ print(f"two samples of 3,000 true points are {floor:.3f} apart: no model can be 
 # To reach time $t$ no path need be simulated: draw one $\epsilon$. At the end nothing of $x_0$ is left, and $p(x_t)$ is a normal that we can draw from.
 
 # %%
-schedule = pd.CosineSchedule()  # alpha = cos(pi t / 2), sigma = sin(pi t / 2)
+schedule = dm.CosineSchedule()  # alpha = cos(pi t / 2), sigma = sin(pi t / 2)
 eps = normal(3000, seed=1)
 figure, axes = panels(6, width=1.75)
 for axis, t in zip(axes, (0.0, 0.05, 0.15, 0.3, 0.6, 1.0), strict=True):
@@ -182,11 +182,11 @@ for axis, t in zip(axes, (0.0, 0.05, 0.15, 0.3, 0.6, 1.0), strict=True):
 
 # %%
 kinds = {
-    "cosine": (pd.CosineSchedule(), "-"),
-    "linear": (pd.LinearSchedule(), "-"),
-    "sub-vp": (pd.SubVPSchedule(), "--"),
-    "rectified": (pd.RectifiedSchedule(), "-."),
-    "ve": (pd.VESchedule(), ":"),
+    "cosine": (dm.CosineSchedule(), "-"),
+    "linear": (dm.LinearSchedule(), "-"),
+    "sub-vp": (dm.SubVPSchedule(), "--"),
+    "rectified": (dm.RectifiedSchedule(), "-."),
+    "ve": (dm.VESchedule(), ":"),
 }
 figure, axes = panels(3, width=2.9, height=2.4)
 for k, (name, (kind, style)) in enumerate(kinds.items()):
@@ -240,7 +240,7 @@ class Exact:
         log_p, pull = self._parts(x_t, level)
         means = self.m.to(x_t.dtype) + level.alpha * pull
         x0 = torch.einsum("bk,bki->bi", log_p.softmax(1), means)[:, None]
-        return pd.Prediction.of("x0", x0, x_t, level)
+        return dm.Prediction.of("x0", x0, x_t, level)
 
 
 # %% [markdown]
@@ -290,9 +290,9 @@ for axis, log_snr in zip(axes, (-2.0, 0.0, 2.0, 5.0), strict=True):
 # %%
 way = []
 z = normal(3000, seed=2)
-fresh = pd.drawer(z, torch.Generator().manual_seed(3))
-grid = pd.log_snr_grid(schedule, 200)
-made = pd.ancestral(exact["eight-gaussians"], z, grid, *plain(z), draw=fresh, callback=record(way))
+fresh = dm.drawer(z, torch.Generator().manual_seed(3))
+grid = dm.log_snr_grid(schedule, 200)
+made = dm.ancestral(exact["eight-gaussians"], z, grid, *plain(z), draw=fresh, callback=record(way))
 figure, axes = panels(6, width=1.75)
 for axis, step in zip(axes, (0, 70, 95, 115, 140, -1), strict=True):
     scatter(axis, [*way, made][step], title=f"$t$ = {grid[step]:.2f}", half=3.2)
@@ -358,11 +358,11 @@ def fit(model, loss, steps, lr=5e-3, seed=0):
 # %%
 def ddpm_loss(denoiser, rng, name="spiral", weight="epsilon"):
     x0, eps = batch(name, rng)
-    t, factor = pd.draw_times(denoiser.schedule, len(x0), "importance", rng, weight=weight)
-    return factor * pd.denoising_loss(denoiser, x0, *plain(x0), t=t, noise=eps, weight=weight)
+    t, factor = dm.draw_times(denoiser.schedule, len(x0), "importance", rng, weight=weight)
+    return factor * dm.denoising_loss(denoiser, x0, *plain(x0), t=t, noise=eps, weight=weight)
 
 
-ddpm = pd.Denoiser(new_net(), schedule)
+ddpm = dm.Denoiser(new_net(), schedule)
 history = fit(ddpm, partial(ddpm_loss, ddpm), steps=2000)
 
 
@@ -372,7 +372,7 @@ def noise_error(denoiser, log_snr, x0, seed=6):
     """E |eps - eps_hat|^2 an entry at a noise level, float64."""
     t = schedule.time(torch.full((len(x0),), log_snr, dtype=x0.dtype))
     eps = normal(len(x0), seed, dtype=x0.dtype)
-    found = denoiser(pd.noised(denoiser, x0, plain(x0)[0], t, eps), t, *plain(x0))
+    found = denoiser(dm.noised(denoiser, x0, plain(x0)[0], t, eps), t, *plain(x0))
     return float((found.eps - eps).square().mean())
 
 
@@ -399,15 +399,15 @@ assert smooth[-1] < least + 0.05
 # %% [markdown]
 # The loss does not go to zero, and should not: even the exact denoiser cannot know the noise, only its mean given $x_t$. In strong noise (left) $x_t$ *is* the noise and the error
 # is small; in weak noise the point says nothing of it and the error is 1. The interesting levels lie between, where structure appears. What is left between the two curves is what the
-# net has not learned, and twelve seconds bring it close.
+# net has not learned after 2,000 steps: a little at the fine structure, around $\log\mathrm{SNR} = 5$.
 #
-# The samples of the reverse diffusion, and the score that the net has learned beside the exact one:
+# Next, samples of the reverse diffusion, and the score that the net has learned beside the exact one, both drawn over the exact density. The centre, where the two arms meet, is learned last.
 
 # %%
 with torch.no_grad():
     z = normal(3000, seed=7)
-    fresh = pd.drawer(z, torch.Generator().manual_seed(8))
-    made = pd.ancestral(ddpm, z, pd.log_snr_grid(schedule, 250), *plain(z), draw=fresh)
+    fresh = dm.drawer(z, torch.Generator().manual_seed(8))
+    made = dm.ancestral(ddpm, z, dm.log_snr_grid(schedule, 250), *plain(z), draw=fresh)
 figure, axes = panels(2, width=2.9)
 scatter(axes[0], truth, TRUTH, "truth")
 scatter(axes[1], made, MADE, f"DDPM, 250 steps: distance {distance(made, truth):.3f}")
@@ -449,10 +449,10 @@ for log_snr in knots:
     t, eps = schedule.time(torch.full((len(truth),), log_snr)), torch.randn(truth.shape, generator=rng)
     mask, cond = plain(truth)
     given = {"t": t, "noise": eps}
-    match = partial(pd.score_matching_loss, ddpm, truth, mask, cond, **given)
-    estimates["denoising"].append(pd.denoising_loss(ddpm, truth, mask, cond, **given).detach())
+    match = partial(dm.score_matching_loss, ddpm, truth, mask, cond, **given)
+    estimates["denoising"].append(dm.denoising_loss(ddpm, truth, mask, cond, **given).detach())
     estimates["implicit"].append(1 + match().detach())
-    estimates["sliced"].append(1 + match(vectors=pd.probe(truth, mask, "rademacher", rng)).detach())
+    estimates["sliced"].append(1 + match(vectors=dm.probe(truth, mask, "rademacher", rng)).detach())
 
 # %%
 figure, axes = panels(2, width=3.9, height=2.6)
@@ -476,12 +476,12 @@ assert off[knots <= 6].max() < 0.1
 def divergence_loss(denoiser, sliced, rng):
     x0, eps = batch("two-gaussians", rng, 256)
     mask, cond = plain(x0)
-    t, _ = pd.draw_times(schedule, len(x0), "low-discrepancy", rng)
-    vectors = pd.probe(x0, mask, "rademacher", rng) if sliced else None
-    return pd.score_matching_loss(denoiser, x0, mask, cond, t=t, noise=eps, vectors=vectors)
+    t, _ = dm.draw_times(schedule, len(x0), "low-discrepancy", rng)
+    vectors = dm.probe(x0, mask, "rademacher", rng) if sliced else None
+    return dm.score_matching_loss(denoiser, x0, mask, cond, t=t, noise=eps, vectors=vectors)
 
 
-models = {name: pd.Denoiser(new_net(), schedule) for name in ("denoising", "implicit", "sliced")}
+models = {name: dm.Denoiser(new_net(), schedule) for name in ("denoising", "implicit", "sliced")}
 fit(models["denoising"], partial(ddpm_loss, models["denoising"], name="two-gaussians"), 300)
 fit(models["implicit"], partial(divergence_loss, models["implicit"], False), 300)
 fit(models["sliced"], partial(divergence_loss, models["sliced"], True), 300)
@@ -490,7 +490,7 @@ figure, axes = panels(4, width=2.25)
 scatter(axes[0], two, TRUTH, "truth")
 for axis, (name, model) in zip(axes[1:], models.items(), strict=True):
     with torch.no_grad():
-        made = pd.ddim(model, z, pd.log_snr_grid(schedule, 30), *plain(z))
+        made = dm.ddim(model, z, dm.log_snr_grid(schedule, 30), *plain(z))
     scatter(axis, made, MADE, f"{name}: distance {distance(made, two):.2f}")
     assert distance(made, two) < 0.25
 
@@ -518,8 +518,8 @@ for _ in range(1500):
 # %%
 annealed = []
 z = normal(2000, seed=11)
-look, fresh = record(annealed), pd.drawer(z, rng)
-end = pd.langevin(model, z, pd.log_snr_grid(schedule, 250), *plain(z), corrections=6.0, draw=fresh, callback=look)
+look, fresh = record(annealed), dm.drawer(z, rng)
+end = dm.langevin(model, z, dm.log_snr_grid(schedule, 250), *plain(z), corrections=6.0, draw=fresh, callback=look)
 lower = [float((points.sum(-1) < -0.4).float().mean()) for points in (x, end)]
 figure, axes = panels(2, width=3.1)
 ways = {"one level": (x, path), "annealed": (end, annealed[100:])}  # its first 100 levels, of strong noise, not drawn
@@ -529,7 +529,8 @@ for axis, (name, (ends, way)), share in zip(axes, ways.items(), lower, strict=Tr
         line = torch.stack([points[k, 0] for points in way])
         axis.plot(*line.T, color=f"C{k + 1}", linewidth=0.6)
         axis.plot(*line[0], "o", color=f"C{k + 1}", markersize=5, markeredgecolor="white")
-assert abs(lower[1] - 0.4) < 0.05 < abs(lower[0] - 0.4) + 0.03
+assert abs(lower[0] - 0.4) > 0.05  # one level: the shares of the start
+assert abs(lower[1] - 0.4) < 0.05
 
 # %% [markdown]
 # ## 7. SDE against ODE
@@ -550,9 +551,9 @@ def u_paths(eta, count=4000, steps=400):
     """log-SNR, and u of each path; shapes (steps + 1,) and (steps + 1, count)."""
     way = []
     z = normal(count, seed=13, dtype=torch.float64)
-    fresh = pd.drawer(z, torch.Generator().manual_seed(14))
-    grid = pd.log_snr_grid(schedule, steps)
-    end = pd.ddim(model, z, grid, *plain(z), order=1, eta=eta, draw=fresh, callback=record(way))
+    fresh = dm.drawer(z, torch.Generator().manual_seed(14))
+    grid = dm.log_snr_grid(schedule, steps)
+    end = dm.ddim(model, z, grid, *plain(z), order=1, eta=eta, draw=fresh, callback=record(way))
     return schedule.log_snr(grid), torch.stack([*way, end])[:, :, 0].sum(-1) / math.sqrt(2)
 
 
@@ -590,20 +591,20 @@ plt.show()
 # %%
 reference = exact["eight-gaussians"]
 z = normal(400, seed=15, dtype=torch.float64)
-best = pd.unipc(reference, z, pd.log_snr_grid(schedule, 1500), *plain(z), order=3)
+best = dm.unipc(reference, z, dm.log_snr_grid(schedule, 1500), *plain(z), order=3)
 methods = {  # the sampler, its evaluations a step, marker and colour
-    "DDPM": (lambda d, x, g: pd.ancestral(d, x, g, *plain(x), draw=pd.drawer(x, rng)), 1, "x", TRUTH),
-    "DDIM": (lambda d, x, g: pd.ddim(d, x, g, *plain(x), order=1), 1, "o", "C0"),
-    "2M": (lambda d, x, g: pd.ddim(d, x, g, *plain(x), order=2), 1, "s", "C1"),
-    "UniPC": (lambda d, x, g: pd.unipc(d, x, g, *plain(x)), 1, "^", "C2"),
-    "Heun": (lambda d, x, g: pd.heun(d, x, g, *plain(x)), 2, "D", "C3"),
+    "DDPM": (lambda d, x, g: dm.ancestral(d, x, g, *plain(x), draw=dm.drawer(x, rng)), 1, "x", TRUTH),
+    "DDIM": (lambda d, x, g: dm.ddim(d, x, g, *plain(x), order=1), 1, "o", "C0"),
+    "2M": (lambda d, x, g: dm.ddim(d, x, g, *plain(x), order=2), 1, "s", "C1"),
+    "UniPC": (lambda d, x, g: dm.unipc(d, x, g, *plain(x)), 1, "^", "C2"),
+    "Heun": (lambda d, x, g: dm.heun(d, x, g, *plain(x)), 2, "D", "C3"),
 }
 evaluations = np.array([8, 16, 32, 64, 128])
 far, off = {}, {}
 start = normal(3000, seed=16)
 for name, (method, cost, *_) in methods.items():
-    grids = [pd.log_snr_grid(schedule, int(n) // cost) for n in evaluations]
-    more = [pd.log_snr_grid(schedule, int(n) // cost) for n in 2 * 2 ** np.arange(2, 9)]
+    grids = [dm.log_snr_grid(schedule, int(n) // cost) for n in evaluations]
+    more = [dm.log_snr_grid(schedule, int(n) // cost) for n in 2 * 2 ** np.arange(2, 9)]
     far[name] = [float((method(reference, z, g) - best).square().mean().sqrt()) for g in more]
     with torch.no_grad():
         off[name] = [distance(method(ddpm, start, g), truth) for g in grids]
@@ -640,7 +641,7 @@ plt.show()
 
 # %%
 where, area = lattice(cells=80)
-model_log_p = pd.log_likelihood(ddpm, where, *plain(where), steps=25).log_p
+model_log_p = dm.log_likelihood(ddpm, where, *plain(where), steps=25).log_p
 t0 = torch.tensor([1e-6], dtype=torch.float64)  # no noise to speak of
 true_log_p = exact["spiral"].log_p(where.double(), t0)
 integral = float(model_log_p.exp().sum() * area)
@@ -659,13 +660,13 @@ plt.show()
 held = draw("spiral", 1000, seed=17)
 mask, cond = plain(held)
 entropy = -exact["spiral"].log_p(held.double(), t0)
-through_ode = -pd.log_likelihood(ddpm, held, mask, cond, steps=25).log_p
+through_ode = -dm.log_likelihood(ddpm, held, mask, cond, steps=25).log_p
 rng = torch.Generator().manual_seed(18)
 some = held[:300], mask[:300], cond[:300]
-hutchinson = pd.log_likelihood(ddpm, *some, steps=25, kind="rademacher", probes=4, generator=rng)
+hutchinson = dm.log_likelihood(ddpm, *some, steps=25, kind="rademacher", probes=4, generator=rng)
 # The same times and noise for both, so that their difference is precise.
 bounds = {
-    name: pd.variational_bound(model, held, mask, cond, generator=torch.Generator().manual_seed(18), draws=64)
+    name: dm.variational_bound(model, held, mask, cond, generator=torch.Generator().manual_seed(18), draws=64)
     for name, model in (("exact", exact["spiral"]), ("net", ddpm))
 }
 excess = float((bounds["net"].total - bounds["exact"].total).mean())
@@ -683,7 +684,8 @@ print(f"   diffusion                    {bounds['net'].diffusion.mean():6.3f}")
 shift = (hutchinson.log_p + through_ode[:300]).mean()
 print(f"Hutchinson less exact, 4 probes {shift:6.3f}, with an error of {hutchinson.error.median():.2f} a point")
 assert abs(bounds["exact"].total.mean() - entropy.mean()) < 4 * spread
-assert 0 < excess < 0.3 and 0 < (through_ode - entropy).mean() < 0.3
+assert -0.05 < excess < 0.3
+assert -0.05 < (through_ode - entropy).mean() < 0.3
 
 # %%
 lengths = [16, 32, 64, 128, 256, 512]
@@ -691,7 +693,7 @@ fresh = torch.Generator().manual_seed(18)
 chains = [
     float(
         (
-            pd.variational_bound(ddpm, held, mask, cond, generator=fresh, grid=pd.log_snr_grid(schedule, n)).total
+            dm.variational_bound(ddpm, held, mask, cond, generator=fresh, grid=dm.log_snr_grid(schedule, n)).total
             - entropy
         ).mean()
     )
@@ -709,6 +711,9 @@ plt.show()
 assert chains[0] > chains[2] > chains[4] > 0
 
 # %% [markdown]
+# The bound of a chain falls about as one over its number of steps: hundreds are not enough for a good likelihood, though ten made good samples. The integral in continuous time, and the ODE, have no such cost.
+
+# %% [markdown]
 # ## 10. Flow matching and Action Matching
 #
 # Forget the SDE. Ask for *any* flow $dx/dt = v(x, t)$ that carries $p(x_1)$ = noise to $p(x_0)$ = data. Each pair $(x_0, \epsilon)$ has its own line $x_t = \alpha x_0 + \sigma \epsilon$ with the velocity
@@ -720,13 +725,13 @@ assert chains[0] > chains[2] > chains[4] > 0
 # *flow* is not: where lines cross, the mean bends.
 
 # %%
-straight = pd.Denoiser(new_net(), pd.RectifiedSchedule(), parametrisation="velocity")
+straight = dm.Denoiser(new_net(), dm.RectifiedSchedule(), parametrisation="velocity")
 history = fit(straight, partial(ddpm_loss, straight, name="eight-gaussians", weight="flow-matching"), steps=1000)
 eight = draw("eight-gaussians", 3000, seed=29)
 z, way = normal(3000, seed=19), []
 with torch.no_grad():
-    grid = pd.log_snr_grid(straight.schedule, 60)
-    made = pd.unipc(straight, z, grid, *plain(z), callback=record(way, 80))
+    grid = dm.log_snr_grid(straight.schedule, 60)
+    made = dm.unipc(straight, z, grid, *plain(z), callback=record(way, 80))
 figure, axes = panels(3, width=2.6)
 ends = torch.stack([eight[:80, 0], z[:80, 0]])
 axes[0].plot(*ends.permute(2, 0, 1), color=TRUTH, linewidth=0.5)
@@ -750,10 +755,10 @@ assert distance(made, eight) < 0.15
 # %%
 def action_loss(denoiser, rng):
     x0, eps = batch("two-gaussians", rng, 256)
-    return pd.action_loss(denoiser, x0, *plain(x0), unit=pd.comb(len(x0), rng), noise=eps)
+    return dm.action_loss(denoiser, x0, *plain(x0), unit=dm.comb(len(x0), rng), noise=eps)
 
 
-potential = pd.Denoiser(pd.Potential(new_net()), schedule)
+potential = dm.Denoiser(dm.Potential(new_net()), schedule)
 fit(potential, partial(action_loss, potential), steps=400)
 fine, knots = lattice(cells=60)[0], lattice(cells=12)[0]
 figure, axes = panels(3, width=2.6)
@@ -766,7 +771,7 @@ for axis, log_snr in zip(axes, (-1.0, 2.0), strict=False):
     arrows(axis, knots, flow, MADE, longest=0.8)
     plane(axis, rf"$S$ and $\nabla S$, $\log\mathrm{{SNR}} = {log_snr:g}$")
 with torch.no_grad():
-    made = pd.ddim(potential, z, pd.log_snr_grid(schedule, 30), *plain(z))
+    made = dm.ddim(potential, z, dm.log_snr_grid(schedule, 30), *plain(z))
 scatter(axes[2], made, MADE, f"samples: distance {distance(made, two):.3f}")
 assert distance(made, two) < 0.25
 
@@ -784,17 +789,17 @@ assert distance(made, two) < 0.25
 
 # %%
 charges = draw("two-gaussians", 1000, seed=20).double().sum(-1, keepdim=True) / math.sqrt(2)
-edm = pd.EDMSchedule()  # alpha = 1, sigma = t
+edm = dm.EDMSchedule()  # alpha = 1, sigma = t
 quantiles = (np.arange(48) + 0.5) / 48
-grid = pd.log_snr_grid(edm, 150)
+grid = dm.log_snr_grid(edm, 150)
 figure, axes = panels(3, width=2.9, height=2.9, sharey=True)
 for axis, dimension, name in zip(
     axes, (1.0, 8.0, None), ("$D = 1$: Poisson flow", "$D = 8$: PFGM++", r"$D \to \infty$: diffusion"), strict=True
 ):
     spread = stats.norm.ppf(quantiles) if dimension is None else stats.t.ppf(quantiles, dimension)
     start, way = torch.from_numpy(spread)[:, None, None], []
-    field = pd.BankDenoiser(charges, plain(charges)[0], edm, dimension=dimension)
-    end = pd.heun(field, start, grid, *plain(start), callback=record(way))
+    field = dm.BankDenoiser(charges, plain(charges)[0], edm, dimension=dimension)
+    end = dm.heun(field, start, grid, *plain(start), callback=record(way))
     axis.plot(torch.stack([*way, end])[:, :, 0, 0], grid, color=MADE, linewidth=0.6)
     axis.hist(charges.flatten().numpy(), 60, weights=np.full(1000, 0.004), color=TRUTH, bottom=-0.6)
     axis.set(xlim=(-5, 5), ylim=(-0.6, 5), xlabel="$u$", title=name)
@@ -807,29 +812,29 @@ plt.show()
 # for $D \le 2$, and a few far points then rule the loss. With $D = 8$ training is as easy as for diffusion.
 
 # %%
-pfgm = pd.Denoiser(new_net(), edm, dimension=8.0)
+pfgm = dm.Denoiser(new_net(), edm, dimension=8.0)
 
 
 def student_noise(n, seed, dimension):
     unit = torch.rand(n, generator=torch.Generator().manual_seed(seed))  # of the chi^2
-    return normal(n, seed) * pd.student_scale(unit, dimension)[:, None, None]
+    return normal(n, seed) * dm.student_scale(unit, dimension)[:, None, None]
 
 
 def pfgm_loss(rng):
     x0, eps = batch("eight-gaussians", rng)
-    t, _ = pd.draw_times(edm, len(x0), "logit-normal", rng)
+    t, _ = dm.draw_times(edm, len(x0), "logit-normal", rng)
     unit = torch.rand(len(x0), generator=rng)
-    return pd.denoising_loss(pfgm, x0, *plain(x0), t=t, noise=eps, unit=unit, weight="velocity")
+    return dm.denoising_loss(pfgm, x0, *plain(x0), t=t, noise=eps, unit=unit, weight="velocity")
 
 
 history = fit(pfgm, pfgm_loss, steps=1000)
-start, grid = student_noise(3000, 21, 8.0), pd.log_snr_grid(edm, 40)
+start, grid = student_noise(3000, 21, 8.0), dm.log_snr_grid(edm, 40)
 with torch.no_grad():
-    made = pd.unipc(pfgm, start, grid, *plain(start))
+    made = dm.unipc(pfgm, start, grid, *plain(start))
 few = bank["eight-gaussians"][:1000]
 start = student_noise(1500, 22, 1.0)
-field = pd.BankDenoiser(few, plain(few)[0], edm, dimension=1.0)
-along_field = pd.unipc(field, start, grid, *plain(start))
+field = dm.BankDenoiser(few, plain(few)[0], edm, dimension=1.0)
+along_field = dm.unipc(field, start, grid, *plain(start))
 
 # %% [markdown]
 # A screened field does the same. GenPhys reads partial differential equations as flows: with $(\partial_t^2 + \nabla^2 - m^2) \phi = -p_\mathrm{data} \, \delta(t)$, the Yukawa potential of a field of mass $m$ (here not the
@@ -837,7 +842,7 @@ along_field = pd.unipc(field, start, grid, *plain(start))
 
 # %%
 rng = torch.Generator().manual_seed(23)
-yukawa_ends, weights = pd.sample_yukawa(
+yukawa_ends, weights = dm.sample_yukawa(
     bank["two-gaussians"][:500, 0].double(), 1200, mass=2.0, steps=40, generator=rng
 )
 kept = yukawa_ends[torch.multinomial(weights, 1200, replacement=True, generator=rng)]
@@ -888,22 +893,22 @@ assert abs(float(flow_log_p.exp().sum() * area) - 1) < 0.05 and 0 < excess < 0.5
 # it is useful: it labels noise with data. Solve the ODE for many $z$ and regress a net on the ends, $|\hat x_0(z, t_\mathrm{max}) - x_\mathrm{ODE}(z)|^2$, and one evaluation makes one sample.
 
 # %%
-teacher = pd.BankDenoiser(few, plain(few)[0], pd.SqrtRectifiedSchedule())
+teacher = dm.BankDenoiser(few, plain(few)[0], dm.SqrtRectifiedSchedule())
 noise = normal(12_000, seed=25)
-solved = torch.cat([pd.unipc(teacher, z, pd.log_snr_grid(teacher.schedule, 25), *plain(z)) for z in noise.split(2000)])
+solved = torch.cat([dm.unipc(teacher, z, dm.log_snr_grid(teacher.schedule, 25), *plain(z)) for z in noise.split(2000)])
 nearest = torch.cdist(solved[:3000, 0], few[:, 0]).min(1)[0]
-student = pd.Denoiser(new_net(), teacher.schedule)
+student = dm.Denoiser(new_net(), teacher.schedule)
 
 
 def teach(rng):
     index = torch.randint(len(noise), (512,), generator=rng)
-    return pd.pair_loss(student, noise[index], solved[index], *plain(index))
+    return dm.pair_loss(student, noise[index], solved[index], *plain(index))
 
 
 history = fit(student, teach, steps=1000)
 z = normal(3000, seed=26)
 with torch.no_grad():
-    once = pd.ddim(student, z, pd.log_snr_grid(student.schedule, 1), *plain(z), order=1)
+    once = dm.ddim(student, z, dm.log_snr_grid(student.schedule, 1), *plain(z), order=1)
 
 # %%
 figure, axes = panels(3, width=2.6)
@@ -953,12 +958,16 @@ figure, axes = panels(4, width=2.25)
 scatter(axes[0], two, TRUTH, "prior: lower mode 0.40")
 scatter(axes[1], true, TRUTH, f"posterior: lower mode {share:.2f}")
 for axis, (name, model) in zip(axes[2:], conditioned.items(), strict=True):
-    made = pd.unipc(model, z, pd.log_snr_grid(schedule, 100), *plain(z))
+    made = dm.unipc(model, z, dm.log_snr_grid(schedule, 100), *plain(z))
     lower = float((made[:, 0].sum(1) < -0.4).double().mean())
     scatter(axis, made, MADE, f"{name}: {lower:.2f}")
 for axis in axes:
     axis.axvspan(seen - error, seen + error, color=OTHER, alpha=0.15, linewidth=0)
 assert abs(lower - share) < 0.15 and distance(made, true) < 0.3
+
+# %% [markdown]
+# DPS takes the mean for the whole distribution; it is far too sure of itself, and drags the points to where the prior has none. Moment matching puts both modes in their places. Their weights are right to a tenth only, because
+# a normal $p(x_0 \mid x_t)$ is not two; for a prior with one mode it is exact.
 
 # %% [markdown]
 # ## 15. The same with one command

@@ -351,6 +351,8 @@ class SamplingConfig(_Section):
                 raise _mistake(name, f"an option of the sampler {sampler}: {', '.join(known) or 'it has none'}")
             if not math.isfinite(value) or (value < 0 and not name.startswith("log_snr")):
                 raise _mistake(value, "a number from 0", name)
+            if sampler == "ddim" and name == "eta" and value > 1:
+                raise _mistake(value, "a number from 0 to 1", name)
         return options
 
     def resolved(self) -> SamplingConfig:

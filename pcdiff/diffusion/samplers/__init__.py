@@ -103,7 +103,9 @@ def sample(
     """
     sampler = SAMPLERS[name]
     chosen: dict[str, Any] = dict(options)
-    if sampler.has_order and order is not None:
+    if order is not None:
+        if not sampler.has_order:
+            raise ValueError(f"order is {order}; the sampler {name} has none")
         chosen["order"] = order
     if sampler.stochastic:
         chosen["draw"] = draw
