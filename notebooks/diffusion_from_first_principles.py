@@ -711,7 +711,7 @@ plt.show()
 assert chains[0] > chains[2] > chains[4] > 0
 
 # %% [markdown]
-# The bound of a chain falls about as one over its number of steps: hundreds are not enough for a good likelihood, though ten made good samples. The integral in continuous time, and the ODE, have no such cost.
+# The bound of a chain falls about as one over its number of steps: hundreds are not enough for a good likelihood, though a dozen evaluations made good samples. The integral in continuous time, and the ODE, have no such cost.
 
 # %% [markdown]
 # ## 10. Flow matching and Action Matching
@@ -967,7 +967,7 @@ assert abs(lower - share) < 0.15 and distance(made, true) < 0.3
 
 # %% [markdown]
 # DPS takes the mean for the whole distribution; it is far too sure of itself, and drags the points to where the prior has none. Moment matching puts both modes in their places. Their weights are right to a tenth only, because
-# a normal $p(x_0 \mid x_t)$ is not two; for a prior with one mode it is exact.
+# a normal $p(x_0 \mid x_t)$ is not two; with a normal prior the method is exact.
 
 # %% [markdown]
 # ## 15. The same with one command

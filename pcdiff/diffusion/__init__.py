@@ -17,6 +17,7 @@ from pcdiff.diffusion.denoiser import PARAMETRISATIONS, Denoiser, DenoiserLike, 
 from pcdiff.diffusion.divergence import divergence, probe
 from pcdiff.diffusion.fitted import fit_grids
 from pcdiff.diffusion.grids import GRIDS, karras_grid, log_snr_grid, quadratic_grid, uniform_grid
+from pcdiff.diffusion.guidance import ClassifierFree, Constrained, InPainted, MomentMatching, Posterior, repaint
 from pcdiff.diffusion.likelihood import Bound, Likelihood, log_factorial, log_likelihood, variational_bound
 from pcdiff.diffusion.losses import denoising_loss, noised, pair_loss
 from pcdiff.diffusion.objectives import action_loss, score_matching_loss
@@ -67,15 +68,20 @@ __all__ = [
     "BankDenoiser",
     "BetaSchedule",
     "Bound",
+    "ClassifierFree",
+    "Constrained",
     "CosineSchedule",
     "DDPMSchedule",
     "Denoiser",
     "DenoiserLike",
     "EDMSchedule",
+    "InPainted",
     "LearnedSchedule",
     "Level",
     "Likelihood",
     "LinearSchedule",
+    "MomentMatching",
+    "Posterior",
     "Potential",
     "Prediction",
     "RectifiedSchedule",
@@ -110,6 +116,7 @@ __all__ = [
     "predictor_corrector",
     "probe",
     "quadratic_grid",
+    "repaint",
     "restart",
     "rk45",
     "sample",
