@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcdiff.diffusion.denoiser import DenoiserLike, Prediction
-from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, predict
+from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, at_step
 from pcdiff.diffusion.samplers.exponential import follow
 from pcdiff.diffusion.schedule import Level
 
@@ -243,9 +243,8 @@ def repaint(
         scale = levels.alpha[i] / levels.alpha[i + 1]
         back = (levels.sigma[i] ** 2 - (scale * levels.sigma[i + 1]) ** 2) ** 0.5
         for k in range(repeats):
-            if callback is not None and k == 0:
-                callback(i, levels.t[i], x, predict(denoiser, x, levels.t[i], mask, cond))
-            lower = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw)
+            shown = at_step(callback, i) if callback is not None and k == 0 else None
+            lower = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw, callback=shown)
             seen = levels.alpha[i + 1] * known + levels.sigma[i + 1] * draw()
             lower = torch.where(where, seen, lower) * valid
             x = lower if k + 1 == repeats else scale * lower + back * draw() * valid

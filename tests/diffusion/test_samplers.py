@@ -694,14 +694,17 @@ def test_what_no_sampler_can_do_is_refused(two_gaussians: Denoiser) -> None:
 def test_a_sampler_by_its_name(two_gaussians: Denoiser, name: str) -> None:
     """Order and noise go to those that take them; ``denoise`` ends with the expected x0 at the last time."""
     grid, batch = log_snr_grid(two_gaussians.schedule, 6), plain(5, seed=37)
-
-    def run(**options: Any) -> Tensor:
-        return sample(
-            name, two_gaussians, grid=grid, order=1, draw=drawer(batch["noise"], seeded(4)), **batch, **options
-        )
-
     sampler = SAMPLERS[name]
     chosen: dict[str, Any] = {"order": 1} if sampler.has_order else {}
+
+    def run(**options: Any) -> Tensor:
+        fresh = drawer(batch["noise"], seeded(4))
+        order = {"order": 1} if sampler.has_order else {}
+        return sample(name, two_gaussians, grid=grid, draw=fresh, **batch, **order, **options)
+
+    if not sampler.has_order:
+        with pytest.raises(ValueError, match=f"order is 1; the sampler {name} has none"):
+            run(order=1)
     if sampler.stochastic:
         chosen["draw"] = drawer(batch["noise"], seeded(4))
     x = sampler.function(two_gaussians, grid=grid, **batch, **chosen)

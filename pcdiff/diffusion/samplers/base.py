@@ -12,7 +12,7 @@ from torch import Tensor
 from pcdiff.diffusion.denoiser import DenoiserLike, Prediction
 from pcdiff.diffusion.schedule import Level
 
-__all__ = ["Callback", "Draw", "Levels", "drawer", "predict"]
+__all__ = ["Callback", "Draw", "Levels", "at_step", "drawer", "predict"]
 
 Callback = Callable[[int, Tensor, Tensor, Prediction], None]
 """Called as ``callback(step, t, x_t, prediction)`` after the evaluation at the start of each step, for looking on."""
@@ -30,9 +30,25 @@ def drawer(like: Tensor, generator: torch.Generator) -> Draw:
     return draw
 
 
-def predict(denoiser: DenoiserLike, x: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
-    """The prediction for clouds that all stand at one time."""
-    return denoiser(x, t.to(x.dtype).to(x.device).expand(len(x)), mask, cond)
+def predict(
+    denoiser: DenoiserLike,
+    x: Tensor,
+    t: Tensor,
+    mask: Tensor,
+    cond: Tensor,
+    callback: Callback | None = None,
+    step: int = 0,
+) -> Prediction:
+    """The prediction for clouds that all stand at one time, shown to the callback of a step."""
+    prediction = denoiser(x, t.to(x.dtype).to(x.device).expand(len(x)), mask, cond)
+    if callback is not None:
+        callback(step, t, x, prediction)
+    return prediction
+
+
+def at_step(callback: Callback, first: int) -> Callback:
+    """The callback of a part of a grid that begins at step ``first``."""
+    return lambda i, t, x, prediction: callback(first + i, t, x, prediction)
 
 
 @dataclass(frozen=True)

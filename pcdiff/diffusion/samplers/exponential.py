@@ -110,9 +110,7 @@ def follow(
     values: list[Tensor] = []  # m at the present time and before, the newest first
     x_before = x
     for i in range(levels.steps):
-        prediction = predict(denoiser, x, levels.t[i], mask, cond)
-        if callback is not None:
-            callback(i, levels.t[i], x, prediction)
+        prediction = predict(denoiser, x, levels.t[i], mask, cond, callback, i)
         values = [prediction.x0, *values[: order - 1 + correct]]
         if correct and i > 0:
             nodes = _order_at(i - 1, order, lam) + 1

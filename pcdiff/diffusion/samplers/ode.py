@@ -38,9 +38,7 @@ def euler(
     levels = Levels.of(denoiser, grid)
     x = levels.start(noise, mask)
     for i in range(levels.steps):
-        prediction = predict(denoiser, x, levels.t[i], mask, cond)
-        if callback is not None:
-            callback(i, levels.t[i], x, prediction)
+        prediction = predict(denoiser, x, levels.t[i], mask, cond, callback, i)
         x = x + float(levels.t[i + 1] - levels.t[i]) * prediction.velocity
     return x
 
@@ -112,9 +110,7 @@ def _heun(
     x = levels.start(noise, mask)
     for i in range(levels.steps):
         s, x, t = prepare(levels.sigma[i] / levels.alpha[i], x, levels.t[i])
-        prediction = predict(denoiser, x, t, mask, cond)
-        if callback is not None:
-            callback(i, t, x, prediction)
+        prediction = predict(denoiser, x, t, mask, cond, callback, i)
         y = x / _number(denoiser.schedule.alpha, t)
         slope = _slope(prediction.x0, y, s)
         alpha, s_next = levels.alpha[i + 1], levels.sigma[i + 1] / levels.alpha[i + 1]
@@ -167,5 +163,5 @@ def rk45(
     )
     if callback is not None:
         for i in range(levels.steps):
-            callback(i, levels.t[i], xs[i], predict(denoiser, xs[i], levels.t[i], mask, cond))
+            predict(denoiser, xs[i], levels.t[i], mask, cond, callback, i)
     return xs[-1]

@@ -31,7 +31,7 @@ import math
 from torch import Tensor
 
 from pcdiff.diffusion.denoiser import DenoiserLike
-from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, predict
+from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, at_step, predict
 from pcdiff.diffusion.samplers.exponential import follow
 
 __all__ = ["euler_maruyama", "ito", "langevin", "predictor_corrector", "restart"]
@@ -55,9 +55,7 @@ def euler_maruyama(
     levels = Levels.of(denoiser, grid)
     x = levels.start(noise, mask)
     for i in range(levels.steps):
-        prediction = predict(denoiser, x, levels.t[i], mask, cond)
-        if callback is not None:
-            callback(i, levels.t[i], x, prediction)
+        prediction = predict(denoiser, x, levels.t[i], mask, cond, callback, i)
         step = float(levels.t[i] - levels.t[i + 1])
         g2 = float(levels.at(denoiser, i).g2)
         x = x - step * (prediction.velocity - eta**2 / 2 * g2 * prediction.score)
@@ -84,9 +82,7 @@ def ito(
     alpha, sigma = levels.alpha, levels.sigma
     x = levels.start(noise, mask)
     for i in range(levels.steps):
-        prediction = predict(denoiser, x, levels.t[i], mask, cond)
-        if callback is not None:
-            callback(i, levels.t[i], x, prediction)
+        prediction = predict(denoiser, x, levels.t[i], mask, cond, callback, i)
         psi = alpha[i + 1] / alpha[i]
         drift = (1 + eta**2) * (psi - sigma[i + 1] / sigma[i]) * sigma[i] ** 2
         spread = alpha[i + 1] * math.sqrt((sigma[i] / alpha[i]) ** 2 - (sigma[i + 1] / alpha[i + 1]) ** 2)
@@ -120,7 +116,7 @@ def predictor_corrector(
     x = levels.start(noise, mask)
     for i in range(levels.steps):
         pair = Levels.of(denoiser, levels.t[i : i + 2])
-        shown = None if callback is None else _at_step(callback, i)
+        shown = None if callback is None else at_step(callback, i)
         x = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw, callback=shown)
         size = x.new_tensor(4 * (snr * levels.sigma[i + 1]) ** 2)
         for _ in range(round(corrections)):
@@ -157,9 +153,7 @@ def langevin(
         x = x * (r[i + 1] / r[i])
         size = x.new_tensor(step * levels.sigma[i + 1] ** 2)
         for k in range(round(corrections)):
-            prediction = predict(denoiser, x, levels.t[i + 1], mask, cond)
-            if callback is not None and k == 0:
-                callback(i, levels.t[i + 1], x, prediction)
+            prediction = predict(denoiser, x, levels.t[i + 1], mask, cond, callback if k == 0 else None, i)
             x = _langevin_step(x, prediction.score, draw() * mask[..., None], size)
     return x
 
@@ -208,10 +202,5 @@ def restart(
         x = follow(denoiser, scale * x + spread * draw() * mask[..., None], between, mask, cond, order=order)
     if low == levels.steps:
         return x
-    shown = None if callback is None else _at_step(callback, low)
+    shown = None if callback is None else at_step(callback, low)
     return follow(denoiser, x, Levels.of(denoiser, grid[low:]), mask, cond, order=order, callback=shown)
-
-
-def _at_step(callback: Callback, first: int) -> Callback:
-    """The callback of a part of a grid that begins at step ``first``."""
-    return lambda i, t, x, prediction: callback(first + i, t, x, prediction)
