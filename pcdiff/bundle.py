@@ -57,7 +57,7 @@ class Settings:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
 
     def choose(self, overrides: Mapping[str, Any]) -> SamplingConfig:
-        """The default sampler with what is not None overridden, and all of its own settings written out.
+        """The default sampler with what is not None overridden, options one by one, and all of its own settings written out.
 
         Raises:
             DataError: a setting is out of range, or not for this generator.
@@ -68,13 +68,15 @@ class Settings:
         if given.get("sampler", stored.sampler) != stored.sampler:
             # Order and options are those of the sampler that they were set for.
             del kept["order"], kept["options"]
+        given["options"] = kept.get("options", {}) | dict(given.get("options", {}))
         try:
             chosen = SamplingConfig.model_validate(kept | given).resolved()
         except ValidationError as error:
             first = error.errors()[0]
             what = first.get("ctx", {}).get("expected")
             raise DataError(
-                f"{first['loc'][0]} = {first['input']!r}: " + (f"expected {what}" if what else first["msg"])
+                f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: "
+                + (f"expected {what}" if what else first["msg"])
             ) from error
         about = self.denoiser
         if about.dimension is not None and (

@@ -61,7 +61,8 @@ from pcdiff.transforms import Transform, cloud_columns
 
 __all__ = ["Conditions", "Generator", "Guide", "pieces"]
 
-FORMAT_VERSION = 1
+# 2: the denoiser's settings, all schedules and samplers, fitted grids.
+FORMAT_VERSION = 2
 
 # On a CPU a block passes through the sampler in pieces of about this many points, which stay in its cache.
 _CPU_POINTS = 4096
@@ -155,10 +156,27 @@ class Generator:
                     "sampling": self.settings.sampling.model_dump(mode="json"),
                     "transform": self.transform.to_dict(),
                     "types": list(self.types),
-                    "grids": {str(steps): list(times) for steps, times in self.grids.items()},
+                    "grids": self._plain_grids(),
                     "provenance": self.provenance,
                 },
             )
+
+    def save_grids(self, path: str | os.PathLike[str]) -> Path:
+        """Keep the fitted grids in a folder that holds this generator already; nothing else in it changes.
+
+        Args:
+            path: as for :meth:`load`.
+
+        Returns:
+            The folder.
+        """
+        folder = self.folder(path)
+        file = folder / "generator.json"
+        write_json(file, read_json(file) | {"grids": self._plain_grids()})
+        return folder
+
+    def _plain_grids(self) -> dict[str, list[float]]:
+        return {str(steps): list(times) for steps, times in self.grids.items()}
 
     @staticmethod
     def folder(path: str | os.PathLike[str]) -> Path:
@@ -305,13 +323,9 @@ class Generator:
         most = n if given is None else len(given)
         if operator.index(n) < 1 or n > most:
             raise DataError(f"cannot generate {n} clouds" + ("" if given is None else f" from the {most} given"))
-        if operator.index(seed) < 0:
-            raise DataError(f"seed is {seed}; expected a whole number from 0")
         chosen = self.choose(
             sampler=sampler, order=order, steps=steps, grid=grid, options=options, denoise=denoise, guidance=guidance
         )
-        if type is not None and type not in self.transform.types:
-            raise DataError(f"the generator knows no type {type!r}: {suggest(type, self.transform.types)}")
         where = pick_device(device)
         self.denoiser.to(where)
         provenance = self.metadata(seed=seed, n=n, **chosen.model_dump(mode="json"))
@@ -361,7 +375,11 @@ class Generator:
     def conditions(
         self, start: int, size: int, seed: int, type: str | None = None, given: PointClouds | None = None
     ) -> Conditions:
-        """What is known of the clouds from ``start``, a multiple of the block, on; arguments as for :meth:`iterate`."""
+        """What is known of the clouds from ``start``, a multiple of the block, on; arguments as for :meth:`iterate`.
+
+        Raises:
+            DataError: the generator knows no such type.
+        """
         names = [scale.name for scale in self.transform.clouds]
         uniform, normal = cloud_noise(seed, start, size, 1 + len(names))
         if given is not None:
@@ -371,6 +389,8 @@ class Generator:
             types = self.transform.type_index(part)
         else:
             if type is not None:
+                if type not in self.transform.types:
+                    raise DataError(f"the generator knows no type {type!r}: {suggest(type, self.transform.types)}")
                 types = np.full(size, self.transform.types.index(type), np.int64)
             else:
                 types = np.searchsorted(np.cumsum(self.types)[:-1], uniform[:, 0], side="right").astype(np.int64)

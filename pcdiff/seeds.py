@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from enum import IntEnum
 
 import numpy as np
+
+from pcdiff.errors import DataError
 
 __all__ = ["Purpose", "stream"]
 
@@ -34,9 +37,14 @@ def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:
         purpose: what the stream is for.
         index: which one: the epoch, the step, the block.
 
+    Raises:
+        DataError: the seed is negative.
+
     >>> same = stream(7, Purpose.STEP, 3).generate_state(2)
     >>> bool((stream(7, Purpose.STEP, 3).generate_state(2) == same).all())
     True
     """
+    if operator.index(seed) < 0:
+        raise DataError(f"seed is {seed}; expected a whole number from 0")
     # A spawn key, and not more words of entropy: those of a seed beyond 2^32 would run into the index.
     return np.random.SeedSequence(seed, spawn_key=(int(purpose), *index))

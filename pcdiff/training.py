@@ -36,7 +36,7 @@ from pcdiff.diffusion import (
     probe,
     score_matching_loss,
 )
-from pcdiff.errors import PcdiffError
+from pcdiff.errors import ConfigError, DataError, PcdiffError
 from pcdiff.evaluation import evaluate
 from pcdiff.evaluation.loss import loss_curve
 from pcdiff.files import read_json
@@ -80,16 +80,22 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         config = load_config(config)
     run = Path(config.output or f"runs/{config.name}")
     device = pick_device(config.device)
+    settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling, config.denoiser)
+    try:
+        settings.choose({})
+    except DataError as error:
+        raise ConfigError(f"{config.name}: the default sampler of the config does not fit: {error}") from error
     data = TrainingData.load(config)
     with locked(run):
         describe_run(run, config, data.fingerprint, resume=resume)
-        _train(run, config, data, device, progress=progress)
+        _train(run, config, settings, data, device, progress=progress)
     return run
 
 
-def _train(run: Path, config: Config, data: TrainingData, device: torch.device, *, progress: bool) -> None:
+def _train(
+    run: Path, config: Config, settings: Settings, data: TrainingData, device: torch.device, *, progress: bool
+) -> None:
     """The run, from its newest checkpoint or from the start."""
-    settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling, config.denoiser)
     multiplicity = _fit_multiplicity(run, config, data, shown=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_word(config.seed, Purpose.WEIGHTS))

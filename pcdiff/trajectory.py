@@ -21,8 +21,9 @@ from pcdiff.schema import Feature
 
 __all__ = ["draw_trajectory", "trajectory"]
 
-# Times shown side by side.
+# Times shown side by side, and clouds one above the other at most: a taller picture is none to look at, nor one that can be made.
 _COLUMNS = 6
+_ROWS = 8
 
 
 def trajectory(
@@ -46,10 +47,6 @@ def trajectory(
     """
     if n < 1:
         raise DataError(f"cannot follow {n} clouds; expected at least 1")
-    if type is not None and type not in generator.transform.types:
-        raise DataError(
-            f"the generator knows no type {type!r}; it knows {', '.join(generator.transform.types) or 'none'}"
-        )
     chosen = generator.choose(**sampling)
     where = pick_device(device)
     generator.denoiser.to(where)
@@ -88,7 +85,7 @@ def _marked(clouds: PointClouds, step: int, time: float) -> PointClouds:
 
 
 def draw_trajectory(clouds: PointClouds, path: str | os.PathLike[str]) -> Path:
-    """A picture of :func:`trajectory`: a row for each cloud, from noise on the left to the result on the right.
+    """A picture of :func:`trajectory`: a row for each of the first eight clouds, from noise on the left to the result on the right.
 
     Points stand at their first two features; the area of a constituent is in proportion to its ptrel where there is one.
 
@@ -103,7 +100,7 @@ def draw_trajectory(clouds: PointClouds, path: str | os.PathLike[str]) -> Path:
         raise DataError(f"a picture needs two point features, found {', '.join(names)}")
     step, cloud = clouds.feature("step"), clouds.feature("cloud")
     shown = _stages(clouds)
-    rows = int(cloud.max()) + 1
+    rows = min(int(cloud.max()) + 1, _ROWS)
     figure = Figure(figsize=(1.9 * len(shown), 1.9 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, len(shown), squeeze=False, sharex="col", sharey="row")
     limits = [_limit(clouds.column(name)) for name in names[:2]]

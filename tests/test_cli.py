@@ -660,7 +660,10 @@ def test_a_run_of_a_toy_goes_through_every_command_of_diffusion(
     monkeypatch.chdir(tmp_path)
     small = ["training.steps=20", "net.hidden=16", "net.layers=1", "training.compare=0", "tracking.enabled=false"]
     assert main(["train", "configs/toys/gaussian", "output=run", "denoiser.drop_conditions=0.1", *small]) == 0
+    notes = tmp_path / "run" / "generator" / "NOTES.txt"
+    notes.write_text("mine")
     assert main(["grid", "run", "--steps", "3", "5"]) == 0
+    assert notes.read_text() == "mine"
     assert set(json.loads((tmp_path / "run" / "generator" / "generator.json").read_text())["grids"]) == {"3", "5"}
     words = ["sample", "run", "-n", "200", "--grid", "fitted", "--steps", "5", "-o", "made.parquet", "--denoise"]
     assert main([*words, "--sampler-option", "eta=0.5", "--guidance", "1.5", "--trajectory", "2"]) == 0
@@ -676,6 +679,23 @@ def test_a_run_of_a_toy_goes_through_every_command_of_diffusion(
     # One point a cloud: its number and its order say nothing, and what is left is near -2.3, the truth's -log(2 pi e 0.6).
     assert re.search(r"log p of their number\W+0\.0000", table)
     assert -4 < float(re.findall(r"log p of the cloud\W+?(-\d+\.\d+)", table)[0]) < -1.5
+
+
+def test_the_likelihood_of_a_number_of_points_that_was_never_seen_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from .test_density import make
+    from .test_transforms import jets
+
+    monkeypatch.chdir(tmp_path)
+    clouds = jets(60)
+    most = clouds.counts.max()
+    make(clouds[clouds.counts < most]).save("g")
+    pcdiff.write(clouds, "all.parquet")
+    assert main(["likelihood", "g", "all.parquet", "--steps", "1", "--probes", "2"]) == 0
+    said, unseen = capsys.readouterr(), int((clouds.counts == most).sum())
+    assert f"{unseen} of the clouds have a number of points that no cloud of the training data had" in said.out
+    assert said.err == ""
 
 
 @pytest.mark.parametrize(

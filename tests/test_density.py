@@ -113,3 +113,5 @@ def test_bad_requests_give_one_line() -> None:
         cloud_log_likelihood(make(clouds), clouds, steps=0)
     with pytest.raises(DataError, match="probes = 1"):
         cloud_log_likelihood(make(clouds), clouds, probes=1)
+    with pytest.raises(DataError, match="seed is -1; expected a whole number from 0"):
+        cloud_log_likelihood(make(clouds), clouds, seed=-1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,18 @@ def test_eta_is_heard(generator: Generator) -> None:
     np.testing.assert_allclose(noisy.column("etarel"), ancestral.column("etarel"))
 
 
+def test_options_are_overridden_one_by_one_and_forgotten_with_their_sampler(generator: Generator) -> None:
+    stored = SamplingConfig(sampler="restart", order=3, steps=4, options={"repeats": 5.0})
+    settings = replace(generator.settings, sampling=stored)
+    chosen = settings.choose({"options": {"log_snr_high": 4.0}})
+    assert chosen.options == {"repeats": 5.0, "log_snr_low": 0.0, "log_snr_high": 4.0}
+    assert settings.sampling.options == {"repeats": 5.0}
+    other = settings.choose({"sampler": "ddim"})
+    assert (other.order, other.options) == (2, {"eta": 0.0})
+    with pytest.raises(DataError, match=r"options\.repeats = inf: "):
+        settings.choose({"options": {"repeats": float("inf")}})
+
+
 def test_fitted_grids_are_kept_with_the_generator(generator: Generator, tmp_path: Path) -> None:
     generator.fit_grids((3, 6))
     try:
@@ -247,6 +260,13 @@ def test_fitted_grids_are_kept_with_the_generator(generator: Generator, tmp_path
             loaded.sample(3, grid="fitted", steps=7)
         with pytest.raises(DataError, match="numbers of steps are"):
             generator.fit_grids((0,))
+        # Added to a folder they touch nothing else in it.
+        generator.grids.clear()
+        (tmp_path / "NOTES.txt").write_text("mine")
+        before = json.loads((tmp_path / "generator.json").read_text())
+        assert generator.save_grids(tmp_path) == tmp_path
+        assert json.loads((tmp_path / "generator.json").read_text()) == before | {"grids": {}}
+        assert (tmp_path / "NOTES.txt").read_text() == "mine"
     finally:
         generator.grids.clear()
 
@@ -257,6 +277,7 @@ def test_a_generator_of_an_older_pcdiff_loads(generator: Generator, tmp_path: Pa
     data = json.loads(file.read_text())
     for key in ("denoiser", "grids"):
         del data[key]
+    data["format_version"] = 1
     data["sampling"] = {"sampler": "ddim", "order": 2, "steps": 4, "grid": "log-snr"}
     file.write_text(json.dumps(data))
     assert Generator.load(tmp_path).sample(20, seed=5).equals(generator.sample(20, seed=5))

@@ -33,6 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"schedule": {"kind": "learned"}, "loss": {"weight": "likelihood"}},
     "implicit": {"loss": {"objective": "implicit-score"}},
     "sliced": {"loss": {"objective": "sliced-score"}},
+    "potential": {
+        "denoiser": {"potential": True},
+        "net": {"kind": "transformer", "hidden": 8, "layers": 1, "heads": 2},
+    },
     "action": {"denoiser": {"potential": True}, "loss": {"objective": "action"}},
     "poisson": {"schedule": {"kind": "edm"}, "denoiser": {"dimension": 8.0}, "loss": {"weight": "velocity"}},
     "guided": {"denoiser": {"drop_conditions": 0.3}},
@@ -164,9 +168,28 @@ def test_a_poisson_flow_refuses_samplers_that_draw_noise(files: tuple[Path, Path
         ({"sampling": {"grid": "fitted"}}, "a grid is fitted after training"),
         ({"sampling": {"sampler": "heun", "order": 3}}, "no order for the sampler heun"),
         ({"sampling": {"options": {"ada": 1}}}, "an option of the sampler ddim: eta"),
+        (
+            {"features": {"clouds": {}}, "multiplicity": {"coupling": "affine"}},
+            "multiplicity.coupling: found 'affine', expected spline, for there are no features.clouds",
+        ),
     ],
 )
 def test_methods_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
     data = {"name": "g", "data": {"train": "a.h5", "validation": "b.h5"}}
     with pytest.raises(ConfigError, match=message):
         pcdiff.load_config(data | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling": {"guidance": 2.0}}, "guidance = 2.0: the generator was trained without denoiser.drop_conditions"),
+        ({"sampling": {"sampler": "ito"}, "denoiser": {"dimension": 8.0}}, "sampler = 'ito': a Poisson flow"),
+    ],
+)
+def test_a_default_sampler_that_cannot_run_is_refused_before_training(
+    changes: dict[str, Any], message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        training.train(config(files, tmp_path / "run", **changes), progress=False)
+    assert not (tmp_path / "run").exists()

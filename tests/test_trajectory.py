@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 import pcdiff
 from pcdiff.clouds import PointClouds
@@ -51,12 +52,21 @@ def test_it_is_written_and_drawn(tmp_path: Path) -> None:
     assert draw_trajectory(stages, tmp_path / "stages.png").stat().st_size > 10_000
 
 
+def test_a_picture_of_many_clouds_shows_the_first_ones(tmp_path: Path) -> None:
+    generator = make(jets(100))
+    first = draw_trajectory(trajectory(generator, 8, steps=2), tmp_path / "eight.png")
+    many = draw_trajectory(trajectory(generator, 300, steps=2), tmp_path / "many.png")
+    assert imread(many).shape == imread(first).shape
+
+
 def test_bad_requests_give_one_line() -> None:
     generator = make(jets(100))
     with pytest.raises(DataError, match="cannot follow 0 clouds"):
         trajectory(generator, 0)
     with pytest.raises(DataError, match="no type 'w'"):
         trajectory(generator, 2, type="w")
+    with pytest.raises(DataError, match="seed is -1; expected a whole number from 0"):
+        trajectory(generator, 2, seed=-1)
 
 
 def test_a_picture_shows_stages_of_equal_way() -> None:

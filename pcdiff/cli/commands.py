@@ -73,8 +73,7 @@ def grid(args: argparse.Namespace) -> None:
 
     generator = Generator.load(args.generator)
     generator.fit_grids(**_given(args, "steps", "device"))
-    folder = generator.folder(args.generator)
-    generator.save(folder)
+    folder = generator.save_grids(args.generator)
     fitted = ", ".join(map(str, sorted(generator.grids)))
     _say(f"{folder}: grids for {fitted} steps; use one with: pcdiff sample {args.generator} --grid fitted --steps N")
 
@@ -101,10 +100,14 @@ def likelihood(args: argparse.Namespace) -> None:
         ("log p of the cloud", found.total),
         ("the same for a point", found.per_point),
     ):
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        known = len(values) > 1 and np.isfinite(values).all()
+        error = values.std(ddof=1) / np.sqrt(len(values)) if known else np.nan
         rows.append((text, f"{values.mean():.4f}", f"{error:.4f}"))
     _say(f"{args.file}: {len(clouds):,} clouds, mean in nats and its standard error")
     _print_table(("", "mean", "error"), rows)
+    unseen = int(np.isinf(found.counts).sum())
+    if unseen:
+        _say(f"{unseen:,} of the clouds have a number of points that no cloud of the training data had: their p is 0")
     if found.error.any():
         _say(f"of it from the probes of the divergence: {np.sqrt((found.error**2).mean() / len(clouds)):.4f}")
 

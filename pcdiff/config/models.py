@@ -438,6 +438,17 @@ class Config(_Section):
             raise _mistake(loss.weight, "likelihood, the one weight under which a schedule can be learned", "weight")
         return loss
 
+    @field_validator("multiplicity")
+    @classmethod
+    def _has_what_it_couples(cls, multiplicity: MultiplicityConfig, info: ValidationInfo) -> MultiplicityConfig:
+        features = info.data.get("features")
+        affine = multiplicity.kind == "flow" and multiplicity.coupling == "affine"
+        if affine and features is not None and not features.clouds:
+            raise _mistake(
+                "affine", "spline, for there are no features.clouds to couple the number of points with", "coupling"
+            )
+        return multiplicity
+
     @field_validator("sampling")
     @classmethod
     def _grid_is_there(cls, sampling: SamplingConfig) -> SamplingConfig:

@@ -32,6 +32,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcdiff.diffusion.poisson import effective_level
 from pcdiff.diffusion.schedule import Level, Schedule
@@ -182,7 +183,8 @@ class Potential(nn.Module):
         Not under ``torch.inference_mode``, which records none at all.
         """
         create = torch.is_grad_enabled()
-        with torch.enable_grad():
+        # PyTorch's fused attention on a CPU has no second derivatives, which training takes.
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             at = y if y.requires_grad else y.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.phi(at, log_snr, mask, cond).sum(), at, create_graph=create)
         return gradient

@@ -23,7 +23,8 @@ In a variance-preserving schedule alpha^2 + sigma^2 = 1, so that alpha and sigma
     alpha' = alpha sigma^2 log_snr' / 2,        sigma' = -sigma alpha^2 log_snr' / 2.
 
 All schedules end where the log-SNR is 12 and -9 (sigma / alpha from 0.0025, far below any structure in standardised features, to
-90, where nothing of x0 is left), unless their own time ends there first.
+90, where nothing of x0 is left), but for the ends that belong to a method: the linear, the sub-VP and the DDPM schedule go on to t = 1,
+where it is -10, and DDPM begins at its first step.
 """
 
 from __future__ import annotations
