@@ -81,7 +81,7 @@ class Result:
     steps: int
 
 
-_SLOW = ("net.hidden=64", "net.layers=3")
+_SLOW = ("net.hidden=64", "net.layers=3", "loss.weight=epsilon")
 _RECTIFIED = ("schedule.kind=rectified", "denoiser.parametrisation=velocity", "loss.weight=flow-matching")
 _EDM = ("schedule.kind=edm", "loss.times=logit-normal")
 

@@ -1,18 +1,19 @@
-"""What a generator is built from: its settings, and its tensors, written with a checksum and verified on reading."""
+"""What a generator is built from: its settings and description, and its tensors, written with a checksum and verified on reading."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+import pcdiff
 from pcdiff.config import (
     DenoiserConfig,
     EpicConfig,
@@ -24,11 +25,13 @@ from pcdiff.config import (
 )
 from pcdiff.diffusion import SAMPLERS, Denoiser, Potential, build_schedule
 from pcdiff.errors import DataError, ModelError, PcdiffError
-from pcdiff.files import sha256
+from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
 from pcdiff.transforms import Transform
 
 __all__ = [
+    "DESCRIPTION",
+    "Description",
     "NetConfig",
     "Settings",
     "build_denoiser",
@@ -41,6 +44,10 @@ __all__ = [
 ]
 
 NetConfig = EpicConfig | TransformerConfig | GraphConfig
+
+DESCRIPTION = "generator.json"
+# 2: the denoiser's settings, all schedules and samplers, fitted grids.
+FORMAT_VERSION = 2
 
 # Before the names of a learned schedule's parameters; a net has no part of that name.
 _SCHEDULE = "schedule."
@@ -90,6 +97,72 @@ class Settings:
                 f"guidance = {chosen.guidance}: the generator was trained without denoiser.drop_conditions; expected 1"
             )
         return chosen
+
+
+@dataclass(frozen=True)
+class Description:
+    """What generator.json says: all of a generator but its tensors.
+
+    Attributes:
+        settings, transform, types, provenance, grids: as for :class:`pcdiff.generator.Generator`.
+        files: SHA-256 of each file of tensors, by name.
+    """
+
+    settings: Settings
+    transform: Transform
+    types: tuple[float, ...]
+    files: Mapping[str, str]
+    provenance: Mapping[str, Any]
+    grids: Mapping[int, tuple[float, ...]]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of a generator."""
+        settings = {part.name: getattr(self.settings, part.name).model_dump(mode="json") for part in fields(Settings)}
+        about = {
+            "transform": self.transform.to_dict(),
+            "types": list(self.types),
+            "grids": {str(steps): list(times) for steps, times in self.grids.items()},
+            "provenance": dict(self.provenance),
+        }
+        head = {"format_version": FORMAT_VERSION, "pcdiff": pcdiff.__version__, "files": dict(self.files)}
+        write_json(folder / DESCRIPTION, head | settings | about)
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """Read it from the folder of a generator.
+
+        Raises:
+            ModelError: of a newer format, or incomplete.
+        """
+        file = folder / DESCRIPTION
+        data = read_json(file)
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise ModelError(f"{file}: has no format_version; expected a generator written by pcdiff")
+        if version > FORMAT_VERSION:
+            raise ModelError(
+                f"{file}: has format version {version}, this pcdiff {pcdiff.__version__} reads up to {FORMAT_VERSION}; "
+                "update pcdiff"
+            )
+        try:
+            settings = Settings(
+                net=TypeAdapter(NetConfig).validate_python(data["net"]),
+                schedule=ScheduleConfig.model_validate(data["schedule"]),
+                multiplicity=MultiplicityConfig.model_validate(data["multiplicity"]),
+                sampling=SamplingConfig.model_validate(data["sampling"]),
+                # Format version 1 has neither this nor grids.
+                denoiser=DenoiserConfig.model_validate(data.get("denoiser", {})),
+            )
+            return cls(
+                settings=settings,
+                transform=Transform.from_dict(data["transform"]),
+                types=tuple(map(float, data["types"])),
+                files=dict(data["files"]),
+                provenance=dict(data["provenance"]),
+                grids={int(steps): tuple(map(float, times)) for steps, times in data.get("grids", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{file}: not a complete generator: {one_line(error)}") from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,19 +13,19 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 import pcdiff
 from pcdiff.bundle import (
-    NetConfig,
+    DESCRIPTION,
+    Description,
     Settings,
     build_denoiser,
     load_denoiser,
@@ -37,10 +37,7 @@ from pcdiff.bundle import (
 )
 from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.config import (
-    DenoiserConfig,
-    MultiplicityConfig,
     SamplingConfig,
-    ScheduleConfig,
 )
 from pcdiff.diffusion import (
     GRIDS,
@@ -53,16 +50,13 @@ from pcdiff.diffusion import (
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.errors import DataError, ModelError, suggest
-from pcdiff.files import atomic_folder, read_json, write_json
+from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.noise import BLOCK, StepNoise, cloud_noise, point_noise, student_uniforms
 from pcdiff.seeds import Purpose, stream
 from pcdiff.transforms import Transform, cloud_columns
 
 __all__ = ["Conditions", "Generator", "Guide", "pieces"]
-
-# 2: the denoiser's settings, all schedules and samplers, fitted grids.
-FORMAT_VERSION = 2
 
 # On a CPU a block passes through the sampler in pieces of about this many points, which stay in its cache.
 _CPU_POINTS = 4096
@@ -143,23 +137,8 @@ class Generator:
                     ("multiplicity.safetensors", self.multiplicity.state_dict()),
                 )
             }
-            write_json(
-                folder / "generator.json",
-                {
-                    "format_version": FORMAT_VERSION,
-                    "pcdiff": pcdiff.__version__,
-                    "files": files,
-                    "net": self.settings.net.model_dump(mode="json"),
-                    "schedule": self.settings.schedule.model_dump(mode="json"),
-                    "denoiser": self.settings.denoiser.model_dump(mode="json"),
-                    "multiplicity": self.settings.multiplicity.model_dump(mode="json"),
-                    "sampling": self.settings.sampling.model_dump(mode="json"),
-                    "transform": self.transform.to_dict(),
-                    "types": list(self.types),
-                    "grids": self._plain_grids(),
-                    "provenance": self.provenance,
-                },
-            )
+            about = Description(self.settings, self.transform, self.types, files, self.provenance, self.grids)
+            about.write(folder)
 
     def save_grids(self, path: str | os.PathLike[str]) -> Path:
         """Keep the fitted grids in a folder that holds this generator already; nothing else in it changes.
@@ -171,18 +150,14 @@ class Generator:
             The folder.
         """
         folder = self.folder(path)
-        file = folder / "generator.json"
-        write_json(file, read_json(file) | {"grids": self._plain_grids()})
+        replace(Description.read(folder), grids=self.grids).write(folder)
         return folder
-
-    def _plain_grids(self) -> dict[str, list[float]]:
-        return {str(steps): list(times) for steps, times in self.grids.items()}
 
     @staticmethod
     def folder(path: str | os.PathLike[str]) -> Path:
         """The folder of a generator that is named by itself or by the run that it belongs to."""
         inside = Path(path) / "generator"
-        return inside if (inside / "generator.json").is_file() else Path(path)
+        return inside if (inside / DESCRIPTION).is_file() else Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Generator:
@@ -195,44 +170,22 @@ class Generator:
             ModelError: not a generator, of a newer format, or damaged.
         """
         folder = cls.folder(path)
-        file = folder / "generator.json"
-        if not file.is_file():
-            found = "there is no such folder" if not Path(path).exists() else "there is no generator.json in it"
+        if not (folder / DESCRIPTION).is_file():
+            found = "there is no such folder" if not Path(path).exists() else f"there is no {DESCRIPTION} in it"
             raise ModelError(f"{path}: not a generator or a finished run: {found}")
-        data = read_json(file)
-        version = data.get("format_version") if isinstance(data, dict) else None
-        if not isinstance(version, int):
-            raise ModelError(f"{file}: has no format_version; expected a generator written by pcdiff")
-        if version > FORMAT_VERSION:
-            raise ModelError(
-                f"{file}: has format version {version}, this pcdiff {pcdiff.__version__} reads up to {FORMAT_VERSION}; "
-                "update pcdiff"
-            )
-        try:
-            settings = Settings(
-                net=TypeAdapter(NetConfig).validate_python(data["net"]),
-                schedule=ScheduleConfig.model_validate(data["schedule"]),
-                multiplicity=MultiplicityConfig.model_validate(data["multiplicity"]),
-                sampling=SamplingConfig.model_validate(data["sampling"]),
-                # Absent in generators of before 0.2.
-                denoiser=DenoiserConfig.model_validate(data.get("denoiser", {})),
-            )
-            grids = {int(steps): tuple(map(float, times)) for steps, times in data.get("grids", {}).items()}
-            transform = Transform.from_dict(data["transform"])
-            types = tuple(map(float, data["types"]))
-            files, provenance = dict(data["files"]), dict(data["provenance"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{file}: not a complete generator: {one_line(error)}") from error
+        about = Description.read(folder)
+        settings, transform = about.settings, about.transform
         denoiser = build_denoiser(settings, transform)
         multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), max(1, len(transform.types)))
-        load_denoiser(denoiser, read_tensors(folder, "denoiser.safetensors", files))
+        load_denoiser(denoiser, read_tensors(folder, "denoiser.safetensors", about.files))
         try:
-            multiplicity.load(read_tensors(folder, "multiplicity.safetensors", files))
+            multiplicity.load(read_tensors(folder, "multiplicity.safetensors", about.files))
         except RuntimeError as error:
             raise ModelError(
-                f"{folder / 'multiplicity.safetensors'}: does not fit generator.json: {one_line(error)}"
+                f"{folder / 'multiplicity.safetensors'}: does not fit {DESCRIPTION}: {one_line(error)}"
             ) from error
-        return cls(denoiser, multiplicity, transform, settings, types, {**provenance, "files": files}, grids)
+        provenance = {**about.provenance, "files": about.files}
+        return cls(denoiser, multiplicity, transform, settings, about.types, provenance, about.grids)
 
     def metadata(self, **settings: Any) -> dict[str, Any]:
         """What a file of generated clouds should say about its origin: plain data for JSON."""

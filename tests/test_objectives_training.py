@@ -162,6 +162,14 @@ def test_a_poisson_flow_refuses_samplers_that_draw_noise(files: tuple[Path, Path
             {"loss": {"objective": "implicit-score"}, "net": {"kind": "graph"}},
             "denoising, for the output of net.kind: graph",
         ),
+        (
+            {"loss": {"objective": "sliced-score", "weight": "velocity"}},
+            "loss.weight: found 'velocity', expected this key with",
+        ),
+        (
+            {"loss": {"objective": "action", "times": "uniform"}, "denoiser": {"potential": True}},
+            "loss.times: found 'uniform', expected this key with loss.objective: denoising only, not action",
+        ),
         ({"denoiser": {"dimension": 0.5}}, "denoiser.dimension: found 0.5, expected .* 1"),
         ({"schedule": {"kind": "learned"}}, "likelihood, the one weight under which a schedule can be learned"),
         ({"schedule": {"kind": "cosine", "steps": 7}}, "this key with kind: ddpm only"),

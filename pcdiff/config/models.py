@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,7 +15,9 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
+
+from pcdiff.config.sampling import SAMPLER_FACTS, SamplingConfig
+from pcdiff.config.section import Real, Section, Whole, mistake
 
 __all__ = [
     "SAMPLER_FACTS",
@@ -38,38 +38,18 @@ __all__ = [
 ]
 
 
-def _mistake(found: object, expected: str, key: str = "") -> PydanticCustomError:
-    """A refusal in the words of the config; ``key`` is the part of a section that it is about."""
-    return PydanticCustomError("mistake", "expected {expected}", {"found": found, "expected": expected, "key": key})
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def _no_flag(value: object) -> object:
-    # Python counts true as 1, so `steps: true` would train for one step.
-    if isinstance(value, bool):
-        raise _mistake(value, "a number")
-    return value
-
-
-_Whole = Annotated[int, BeforeValidator(_no_flag)]
-_Real = Annotated[float, BeforeValidator(_no_flag)]
-
-
 def _listed(value: object) -> object:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)):
-        raise _mistake(value, "a path or a list of paths")
+        raise mistake(value, "a path or a list of paths")
     return value
 
 
 def _some(value: tuple[str, ...]) -> tuple[str, ...]:
     # pydantic's own length check speaks up again about an item that was refused.
     if not value:
-        raise _mistake([], "at least 1 item")
+        raise mistake([], "at least 1 item")
     return value
 
 
@@ -85,44 +65,44 @@ _Paths = Annotated[
 
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-        raise _mistake(value, "letters, digits and . _ - (it becomes the name of a folder)")
+        raise mistake(value, "letters, digits and . _ - (it becomes the name of a folder)")
     return value
 
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise _mistake(value, "auto, cpu, cuda, cuda:N or mps")
+        raise mistake(value, "auto, cpu, cuda, cuda:N or mps")
     return value
 
 
 def _options(value: dict[str, Any]) -> dict[str, Any]:
     for name in ("format", "drop_empty"):
         if name in value:
-            raise _mistake(value[name], f"this one as data.{name}", name)
+            raise mistake(value[name], f"this one as data.{name}", name)
     return value
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     train: _Paths
     """Files or globs to train on: a path, a path relative to this config file, or one that pcdiff ships."""
     validation: _Paths
     """Files or globs for the validation loss; found as those of `train` are."""
     format: str | None = None
     """Name of the file format; found from the file when absent."""
-    options: Annotated[dict[str, Any], AfterValidator(_options)] = {}
+    options: Annotated[dict[str, Any], AfterValidator(_options)] = Field(default={})
     """Options of the format's reader, for example the column mapping of a private ROOT tree."""
-    max_points: _Whole | None = Field(default=None, ge=1)
+    max_points: Whole | None = Field(default=None, ge=1)
     """Keep only this many leading points of each cloud."""
     drop_empty: bool = False
     """Leave out clouds without points instead of refusing them."""
 
 
-class FeaturesConfig(_Section):
+class FeaturesConfig(Section):
     points: dict[str, Literal["standard", "log"]] = Field(
         default={"etarel": "standard", "phirel": "standard", "ptrel": "log"}, min_length=1
     )
     """Point features that the generator makes, and whether each is standardised as it is or its logarithm is."""
-    clouds: dict[str, Literal["standard", "log"]] = {"pt": "log", "eta": "standard", "mass": "log"}
+    clouds: dict[str, Literal["standard", "log"]] = Field(default={"pt": "log", "eta": "standard", "mass": "log"})
     """Cloud features that condition the generator, likewise."""
     type: bool = True
     """Condition on the cloud feature `type` where the data have it."""
@@ -137,28 +117,28 @@ class FeaturesConfig(_Section):
         return clouds
 
 
-class EpicConfig(_Section):
+class EpicConfig(Section):
     kind: Literal["epic"] = "epic"
     """Equivariant point cloud layers: cost linear in the number of points; the choice on a CPU."""
-    hidden: _Whole = Field(default=128, ge=1)
+    hidden: Whole = Field(default=128, ge=1)
     """Width of the point features."""
-    layers: _Whole = Field(default=4, ge=1)
+    layers: Whole = Field(default=4, ge=1)
     """Number of layers."""
-    global_size: _Whole = Field(default=16, ge=1)
+    global_size: Whole = Field(default=16, ge=1)
     """Width of the vector that the points of a cloud share."""
 
 
-class TransformerConfig(_Section):
+class TransformerConfig(Section):
     # Only the default net may leave its kind out; an editor that reads the schema must know.
     model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
 
     kind: Literal["transformer"] = "transformer"
     """Attention between all points of a cloud."""
-    hidden: _Whole = Field(default=128, ge=1)
+    hidden: Whole = Field(default=128, ge=1)
     """Width of the point features."""
-    layers: _Whole = Field(default=4, ge=1)
+    layers: Whole = Field(default=4, ge=1)
     """Number of layers."""
-    heads: _Whole = Field(default=4, ge=1)
+    heads: Whole = Field(default=4, ge=1)
     """Attention heads; must divide `hidden`."""
 
     @field_validator("heads")
@@ -166,37 +146,37 @@ class TransformerConfig(_Section):
     def _divides_hidden(cls, heads: int, info: ValidationInfo) -> int:
         hidden = info.data.get("hidden")
         if hidden is not None and hidden % heads:
-            raise _mistake(heads, f"a divisor of net.hidden = {hidden}")
+            raise mistake(heads, f"a divisor of net.hidden = {hidden}")
         return heads
 
 
-class GraphConfig(_Section):
+class GraphConfig(Section):
     model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
 
     kind: Literal["graph"] = "graph"
     """Message passing between each point and its nearest neighbours."""
-    hidden: _Whole = Field(default=128, ge=1)
+    hidden: Whole = Field(default=128, ge=1)
     """Width of the point features."""
-    layers: _Whole = Field(default=3, ge=1)
+    layers: Whole = Field(default=3, ge=1)
     """Number of layers."""
-    neighbours: _Whole = Field(default=8, ge=1)
+    neighbours: Whole = Field(default=8, ge=1)
     """Number of nearest neighbours of each point."""
     coordinates: _Names = ("etarel", "phirel")
     """Point features that the distance is measured in."""
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     kind: Literal["cosine", "linear", "ddpm", "sub-vp", "ve", "edm", "rectified", "rectified-sqrt", "learned"] = (
         "cosine"
     )
     """How noise grows with time. Variance-preserving: cosine; beta linear in time from 0.1 to 20; the discrete chain of
     DDPM; learned with the net. Others: sub-variance-preserving, variance-exploding, EDM (the time is sigma), and straight lines
     between data and noise (sigma = t, or its square root)."""
-    steps: _Whole = Field(default=1000, ge=2)
+    steps: Whole = Field(default=1000, ge=2)
     """Length of the chain; read by the kind `ddpm` only."""
-    beta_first: _Real = Field(default=1e-4, gt=0, lt=1)
+    beta_first: Real = Field(default=1e-4, gt=0, lt=1)
     """Share of noise in the chain's first step; read by the kind `ddpm` only."""
-    beta_last: _Real = Field(default=0.02, gt=0, lt=1)
+    beta_last: Real = Field(default=0.02, gt=0, lt=1)
     """Share of noise in the chain's last step; read by the kind `ddpm` only."""
 
     @field_validator("steps", "beta_first", "beta_last")
@@ -204,22 +184,22 @@ class ScheduleConfig(_Section):
     def _of_the_chain(cls, value: float, info: ValidationInfo) -> float:
         kind = info.data.get("kind")
         if kind not in (None, "ddpm") and value != cls.model_fields[info.field_name or ""].default:
-            raise _mistake(value, f"this key with kind: ddpm only, not {kind}")
+            raise mistake(value, f"this key with kind: ddpm only, not {kind}")
         return value
 
 
-class DenoiserConfig(_Section):
+class DenoiserConfig(Section):
     parametrisation: Literal["preconditioned", "epsilon", "x0", "v", "score", "velocity"] = "preconditioned"
     """What the net puts out. Preconditioned: such that the untrained net is the exact denoiser of Gaussian data."""
     potential: bool = False
     """Let the net's output be the gradient of a scalar, so that the score is exactly a gradient field."""
-    dimension: _Real | None = Field(default=None, ge=1)
+    dimension: Real | None = Field(default=None, ge=1)
     """Number of augmented dimensions D of a Poisson flow (PFGM++; 1 is PFGM); Gaussian noise when absent."""
-    drop_conditions: _Real = Field(default=0.0, ge=0, lt=1)
+    drop_conditions: Real = Field(default=0.0, ge=0, lt=1)
     """Share of training clouds whose conditions are hidden, but for the number of points; classifier-free guidance needs it."""
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     objective: Literal["denoising", "implicit-score", "sliced-score", "action"] = "denoising"
     """Denoising, or score matching with the exact divergence or with random projections, or Action Matching."""
     weight: Literal["epsilon", "velocity", "x0", "flow-matching", "likelihood", "min-snr", "sigmoid"] = "epsilon"
@@ -230,146 +210,61 @@ class LossConfig(_Section):
     to the weight with the density divided out."""
 
 
-class OptimConfig(_Section):
-    lr: _Real = Field(default=1e-3, gt=0)
+class OptimConfig(Section):
+    lr: Real = Field(default=1e-3, gt=0)
     """Peak learning rate of AdamW."""
-    weight_decay: _Real = Field(default=0.0, ge=0)
+    weight_decay: Real = Field(default=0.0, ge=0)
     """Weight decay of AdamW."""
-    warmup: _Whole = Field(default=200, ge=0)
+    warmup: Whole = Field(default=200, ge=0)
     """Steps of linear warm-up; a cosine to zero follows."""
-    clip: _Real = Field(default=1.0, gt=0)
+    clip: Real = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
-    ema: _Real = Field(default=0.999, ge=0, lt=1)
+    ema: Real = Field(default=0.999, ge=0, lt=1)
     """Decay of the moving average of the weights per step, itself warmed up."""
 
 
-class TrainingConfig(_Section):
-    steps: _Whole = Field(default=20_000, ge=1)
+class TrainingConfig(Section):
+    steps: Whole = Field(default=20_000, ge=1)
     """Number of optimiser steps."""
-    points_per_batch: _Whole = Field(default=4096, ge=1)
+    points_per_batch: Whole = Field(default=4096, ge=1)
     """Most points in a batch, padding included; batches hold clouds of similar size."""
-    log_every: _Whole = Field(default=50, ge=1)
+    log_every: Whole = Field(default=50, ge=1)
     """Steps between two lines of metrics."""
-    validate_every: _Whole = Field(default=1000, ge=1)
+    validate_every: Whole = Field(default=1000, ge=1)
     """Steps between two validations."""
-    checkpoint_every: _Whole = Field(default=1000, ge=1)
+    checkpoint_every: Whole = Field(default=1000, ge=1)
     """Steps between two checkpoints."""
-    keep: _Whole = Field(default=2, ge=1)
+    keep: Whole = Field(default=2, ge=1)
     """Number of newest checkpoints kept."""
-    compare: _Whole = Field(default=2000, ge=0)
+    compare: Whole = Field(default=2000, ge=0)
     """At the end generate as many clouds as there are validation clouds, at most this many, and compare them; 0: do not."""
-    max_skipped: _Whole = Field(default=20, ge=1)
+    max_skipped: Whole = Field(default=20, ge=1)
     """Stop after this many steps in a row whose loss or gradient is not finite."""
 
 
-class MultiplicityConfig(_Section):
+class MultiplicityConfig(Section):
     kind: Literal["flow", "empirical"] = "flow"
     """Normalising flow of (number of points, cloud features | type), or a draw from the training clouds' own values."""
     coupling: Literal["spline", "affine"] = "spline"
     """The flow's transforms: a neural spline flow, or RealNVP, which needs at least one cloud feature."""
-    layers: _Whole = Field(default=3, ge=1)
+    layers: Whole = Field(default=3, ge=1)
     """Number of coupling transforms of the flow."""
-    hidden: _Whole = Field(default=64, ge=1)
+    hidden: Whole = Field(default=64, ge=1)
     """Width of the flow's networks."""
-    steps: _Whole = Field(default=2000, ge=1)
+    steps: Whole = Field(default=2000, ge=1)
     """Optimiser steps for the flow."""
-    lr: _Real = Field(default=2e-3, gt=0)
+    lr: Real = Field(default=2e-3, gt=0)
     """Learning rate for the flow."""
 
 
-@dataclass(frozen=True)
-class SamplerFacts:
-    """What a sampler can be told: the orders it may have, the default first, and its options with their defaults."""
-
-    orders: tuple[int, ...] = ()
-    options: dict[str, float] = field(default_factory=dict)
-
-
-SAMPLER_FACTS = {
-    "ddim": SamplerFacts((2, 1, 3), {"eta": 0.0}),
-    "unipc": SamplerFacts((2, 1, 3)),
-    "ancestral": SamplerFacts(),
-    "sde-dpm": SamplerFacts((2, 1, 3)),
-    "euler": SamplerFacts(),
-    "heun": SamplerFacts(),
-    "edm-churn": SamplerFacts(options={"churn": 40.0, "inflation": 1.003}),
-    "rk45": SamplerFacts(options={"tolerance": 1e-5}),
-    "euler-maruyama": SamplerFacts(options={"eta": 1.0}),
-    "ito": SamplerFacts(options={"eta": 1.0}),
-    "predictor-corrector": SamplerFacts(options={"corrections": 1.0, "snr": 0.16}),
-    "langevin": SamplerFacts(options={"corrections": 10.0, "step": 0.1}),
-    "restart": SamplerFacts((2, 1, 3), {"repeats": 2.0, "log_snr_low": 0.0, "log_snr_high": 3.0}),
-}
-
-
-class SamplingConfig(_Section):
-    sampler: Literal[
-        "ddim",
-        "unipc",
-        "ancestral",
-        "sde-dpm",
-        "euler",
-        "heun",
-        "edm-churn",
-        "rk45",
-        "euler-maruyama",
-        "ito",
-        "predictor-corrector",
-        "langevin",
-        "restart",
-    ] = "ddim"
-    """How clouds are made of noise. ODE: ddim and its multistep forms (DPM-Solver++), unipc, euler, heun, rk45; stochastic:
-    the rest. The table in docs/methods.md says which is for what."""
-    order: Literal[1, 2, 3] | None = None
-    """Order of ddim, unipc, sde-dpm and restart (1 is DDIM, 2 and 3 its multistep forms); 2 when absent. The others have none."""
-    steps: _Whole = Field(default=20, ge=1)
-    """Number of steps."""
-    grid: Literal["log-snr", "uniform", "quadratic", "karras", "fitted"] = "log-snr"
-    """How the times are spread: evenly in log-SNR, in t, in sqrt(t), in (sigma / alpha)^(1/7), or as they were fitted to the generator."""
-    options: dict[str, _Real] = {}
-    """Further settings of the sampler, for example `eta` of ddim."""
-    denoise: bool = False
-    """End with one more evaluation, which takes out the noise that is left at the last time."""
-    guidance: _Real = 1.0
-    """Strength of classifier-free guidance; 1 is none. Needs a training with `denoiser.drop_conditions`."""
-
-    @field_validator("order")
-    @classmethod
-    def _known_order(cls, order: int | None, info: ValidationInfo) -> int | None:
-        sampler = info.data.get("sampler")
-        if order is not None and sampler is not None and not SAMPLER_FACTS[sampler].orders:
-            raise _mistake(order, f"no order for the sampler {sampler}")
-        return order
-
-    @field_validator("options")
-    @classmethod
-    def _known_options(cls, options: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        sampler = info.data.get("sampler")
-        known = SAMPLER_FACTS[sampler].options if sampler is not None else options
-        for name, value in options.items():
-            if name not in known:
-                raise _mistake(name, f"an option of the sampler {sampler}: {', '.join(known) or 'it has none'}")
-            if not math.isfinite(value) or (value < 0 and not name.startswith("log_snr")):
-                raise _mistake(value, "a number from 0", name)
-            if sampler == "ddim" and name == "eta" and value > 1:
-                raise _mistake(value, "a number from 0 to 1", name)
-        return options
-
-    def resolved(self) -> SamplingConfig:
-        """The same with the sampler's own defaults written out."""
-        facts = SAMPLER_FACTS[self.sampler]
-        order = next(iter(facts.orders), None) if self.order is None else self.order
-        return self.model_copy(update={"order": order, "options": facts.options | self.options})
-
-
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     enabled: bool = True
     """Mirror the run to MLflow."""
     uri: str | None = None
     """Tracking store; the environment's MLFLOW_TRACKING_URI, or else a local sqlite file, when absent."""
     experiment: str = Field(default="pcdiff", min_length=1)
     """Name of the MLflow experiment."""
-    interval: _Real = Field(default=5.0, gt=0)
+    interval: Real = Field(default=5.0, gt=0)
     """Seconds between two transfers."""
 
 
@@ -377,11 +272,11 @@ def _default_net(value: object) -> object:
     if isinstance(value, dict):
         return {"kind": "epic", **value}
     if not isinstance(value, BaseModel):
-        raise _mistake(value, "keys below it such as kind: epic, hidden: 128")
+        raise mistake(value, "keys below it such as kind: epic, hidden: 128")
     return value
 
 
-class Config(_Section):
+class Config(Section):
     """A training run."""
 
     schema_version: Literal[1] = 1
@@ -390,7 +285,7 @@ class Config(_Section):
     """Name of the run and of its folder."""
     output: str | None = None
     """Run folder; `runs/NAME` when absent."""
-    seed: _Whole = Field(default=0, ge=0, lt=2**63)
+    seed: Whole = Field(default=0, ge=0, lt=2**63)
     """Seed of everything that is drawn."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
@@ -422,20 +317,27 @@ class Config(_Section):
     @field_validator("loss")
     @classmethod
     def _fits_the_denoiser(cls, loss: LossConfig, info: ValidationInfo) -> LossConfig:
+        # What an objective does not read must not be set for it.
+        unread = {"denoising": (), "action": ("weight", "times")}.get(loss.objective, ("weight",))
+        for name in unread:
+            value = getattr(loss, name)
+            read = name == "weight" and loss.times == "importance" and loss.objective != "action"
+            if value != LossConfig.model_fields[name].default and not read:
+                raise mistake(value, f"this key with loss.objective: denoising only, not {loss.objective}", name)
         denoiser, schedule, net = (info.data.get(name) for name in ("denoiser", "schedule", "net"))
         if denoiser is None or schedule is None or net is None:
             return loss
         if loss.objective != "denoising" and isinstance(net, GraphConfig):
             # Their divergence misses what happens where a point's nearest neighbours change.
-            raise _mistake(loss.objective, "denoising, for the output of net.kind: graph has jumps", "objective")
+            raise mistake(loss.objective, "denoising, for the output of net.kind: graph has jumps", "objective")
         if loss.objective == "action" and not denoiser.potential:
-            raise _mistake(loss.objective, "denoiser.potential: true with it", "objective")
+            raise mistake(loss.objective, "denoiser.potential: true with it", "objective")
         if loss.objective == "action" and denoiser.parametrisation != "preconditioned":
-            raise _mistake(loss.objective, "denoiser.parametrisation: preconditioned with it", "objective")
+            raise mistake(loss.objective, "denoiser.parametrisation: preconditioned with it", "objective")
         if loss.objective != "denoising" and denoiser.dimension is not None:
-            raise _mistake(loss.objective, "denoising, for denoiser.dimension is given", "objective")
+            raise mistake(loss.objective, "denoising, for denoiser.dimension is given", "objective")
         if schedule.kind == "learned" and (loss.objective, loss.weight) != ("denoising", "likelihood"):
-            raise _mistake(loss.weight, "likelihood, the one weight under which a schedule can be learned", "weight")
+            raise mistake(loss.weight, "likelihood, the one weight under which a schedule can be learned", "weight")
         return loss
 
     @field_validator("multiplicity")
@@ -444,7 +346,7 @@ class Config(_Section):
         features = info.data.get("features")
         affine = multiplicity.kind == "flow" and multiplicity.coupling == "affine"
         if affine and features is not None and not features.clouds:
-            raise _mistake(
+            raise mistake(
                 "affine", "spline, for there are no features.clouds to couple the number of points with", "coupling"
             )
         return multiplicity
@@ -453,7 +355,7 @@ class Config(_Section):
     @classmethod
     def _grid_is_there(cls, sampling: SamplingConfig) -> SamplingConfig:
         if sampling.grid == "fitted":
-            raise _mistake(sampling.grid, "another one: a grid is fitted after training, by `pcdiff grid`", "grid")
+            raise mistake(sampling.grid, "another one: a grid is fitted after training, by `pcdiff grid`", "grid")
         return sampling
 
     @field_validator("net")
@@ -465,7 +367,5 @@ class Config(_Section):
         if isinstance(net, GraphConfig) and features is not None:
             unknown = [name for name in net.coordinates if name not in features.points]
             if unknown:
-                raise _mistake(
-                    unknown[0], f"only names in features.points: {', '.join(features.points)}", "coordinates"
-                )
+                raise mistake(unknown[0], f"only names in features.points: {', '.join(features.points)}", "coordinates")
         return net
