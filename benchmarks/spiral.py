@@ -116,7 +116,7 @@ METHODS = {
     ),
     "min-snr": Method("min-SNR weight", ("loss.weight=min-snr",), "sde-dpm"),
     "sigmoid": Method(
-        "sigmoid weight, logit-normal times", ("loss.weight=sigmoid", "loss.times=importance"), "restart"
+        "sigmoid weight, importance-sampled times", ("loss.weight=sigmoid", "loss.times=importance"), "restart"
     ),
     "implicit": Method(
         "implicit score matching, exact divergence", ("loss.objective=implicit-score", *_SLOW), "langevin", 100

@@ -13,7 +13,8 @@ version = release = pcdiff.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
-exclude_patterns = ["_build"]
+# spiral.md is a part of methods.md.
+exclude_patterns = ["_build", "spiral.md"]
 html_theme = "furo"
 html_title = "pcdiff"
 

@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from pcdiff.config import SAMPLER_FACTS, DenoiserConfig, LossConfig, SamplingConfig, ScheduleConfig
+
+from .test_density import make
+from .test_transforms import jets
 
 METHODS = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
 
@@ -29,6 +33,18 @@ def test_each_sampler_stands_with_its_orders_and_options() -> None:
             assert float(shown[1]) == default
         if name in ("ddim", "sde-dpm"):
             assert [int(n) for n in re.findall(r"\d", order)] == sorted(facts.orders)
+
+
+def test_the_example_of_a_constraint_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum of ptrel of each of 1,000 generated jets is 1 to 1e-4."""
+    (script,) = re.findall(r"```python\n(.*?)```", METHODS, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    make(jets(200)).save("runs/gluon30")
+    made: dict[str, Any] = {}
+    exec(script, made)  # noqa: S102
+    total = np.add.reduceat(made["jets"].column("ptrel").astype(np.float64), made["jets"].offsets[:-1])
+    assert len(total) == 1000
+    np.testing.assert_allclose(total, 1, atol=1e-4)
 
 
 @pytest.mark.parametrize(

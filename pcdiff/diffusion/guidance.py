@@ -162,8 +162,9 @@ class MomentMatching(_Wrapper):
 class Constrained(_Wrapper):
     """Predictions that meet a hard constraint c(x0) = 0: the nearest clean cloud that does, by Gauss and Newton.
 
-    x0 <- x0 - C^T (C C^T)^{-1} c(x0), C = dc/dx0; one step is exact for a linear constraint. End with a final denoising step, so
-    that what comes out is such a prediction.
+    x0 <- x0 - C^T (C C^T)^{-1} c(x0), C = dc/dx0; one step is exact for a linear constraint, and few are enough for one
+    that is nearly so: write the log of a sum of exponentials rather than the sum. End with a final denoising step, so that what comes out
+    is such a prediction.
 
     Args:
         denoiser: the model.
