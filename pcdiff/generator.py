@@ -36,17 +36,8 @@ from pcdiff.bundle import (
     write_tensors,
 )
 from pcdiff.clouds import PointClouds, offsets_of
-from pcdiff.config import (
-    SamplingConfig,
-)
-from pcdiff.diffusion import (
-    GRIDS,
-    Denoiser,
-    DenoiserLike,
-    fit_grids,
-    sample,
-    student_scale,
-)
+from pcdiff.config import SamplingConfig
+from pcdiff.diffusion import GRIDS, Denoiser, DenoiserLike, fit_grids, sample, student_scale
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.errors import DataError, ModelError, suggest

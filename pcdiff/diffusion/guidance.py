@@ -244,7 +244,7 @@ def repaint(
         scale = levels.alpha[i] / levels.alpha[i + 1]
         back = (levels.sigma[i] ** 2 - (scale * levels.sigma[i + 1]) ** 2) ** 0.5
         for k in range(repeats):
-            shown = at_step(callback, i) if callback is not None and k == 0 else None
+            shown = at_step(callback, i) if k == 0 else None
             lower = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw, callback=shown)
             seen = levels.alpha[i + 1] * known + levels.sigma[i + 1] * draw()
             lower = torch.where(where, seen, lower) * valid

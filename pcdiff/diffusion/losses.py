@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcdiff.diffusion.denoiser import Denoiser, DenoiserLike, Prediction
 from pcdiff.diffusion.poisson import student_scale
+from pcdiff.diffusion.schedule import Level
 from pcdiff.diffusion.weights import WEIGHTS
 
 __all__ = ["denoising_loss", "noised", "pair_loss", "per_cloud"]
@@ -27,7 +28,10 @@ def per_cloud(values: Tensor, mask: Tensor) -> Tensor:
 
 def noised(denoiser: DenoiserLike, x0: Tensor, mask: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """x_t = alpha x0 + sigma noise, zero where the mask is false; shape (B, N, F)."""
-    level = denoiser.schedule.level(t)
+    return _mixed(denoiser.schedule.level(t), x0, mask, noise)
+
+
+def _mixed(level: Level, x0: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
     return (level.alpha * x0 + level.sigma * noise) * mask[..., None]
 
 
@@ -58,11 +62,12 @@ def denoising_loss(
         if unit is None:
             raise ValueError("a Poisson flow draws one uniform a cloud: give unit")
         noise = noise * student_scale(unit, denoiser.dimension)[:, None, None]
-    x_t = noised(denoiser, x0, mask, t, noise)
+    given = denoiser.schedule.level(t)
+    x_t = _mixed(given, x0, mask, noise)
     prediction: Prediction = denoiser(x_t, t, mask, cond)
     # That of the schedule, but for a Poisson flow, whose sigma follows the length of the noise.
     level = prediction.level
-    eps = noise * (denoiser.schedule.level(t).sigma / level.sigma)
+    eps = noise * (given.sigma / level.sigma)
     target = (level.alpha * eps - level.sigma * x0) / level.r
     return per_cloud(WEIGHTS[weight](level) * (prediction.output - target).square(), mask)
 

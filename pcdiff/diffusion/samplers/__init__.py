@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -48,29 +49,35 @@ class Sampler:
 
     Attributes:
         function: what runs.
-        has_order: whether it takes ``order``.
-        stochastic: whether it takes ``draw``.
     """
 
     function: Callable[..., Tensor]
-    has_order: bool = False
-    stochastic: bool = False
+
+    @property
+    def has_order(self) -> bool:
+        """Whether it takes ``order``."""
+        return "order" in signature(self.function).parameters
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it takes ``draw``."""
+        return "draw" in signature(self.function).parameters
 
 
 SAMPLERS = {
-    "ddim": Sampler(ddim, has_order=True, stochastic=True),
-    "unipc": Sampler(unipc, has_order=True),
-    "ancestral": Sampler(ancestral, stochastic=True),
-    "sde-dpm": Sampler(sde_dpm, has_order=True, stochastic=True),
+    "ddim": Sampler(ddim),
+    "unipc": Sampler(unipc),
+    "ancestral": Sampler(ancestral),
+    "sde-dpm": Sampler(sde_dpm),
     "euler": Sampler(euler),
     "heun": Sampler(heun),
-    "edm-churn": Sampler(edm_churn, stochastic=True),
+    "edm-churn": Sampler(edm_churn),
     "rk45": Sampler(rk45),
-    "euler-maruyama": Sampler(euler_maruyama, stochastic=True),
-    "ito": Sampler(ito, stochastic=True),
-    "predictor-corrector": Sampler(predictor_corrector, stochastic=True),
-    "langevin": Sampler(langevin, stochastic=True),
-    "restart": Sampler(restart, has_order=True, stochastic=True),
+    "euler-maruyama": Sampler(euler_maruyama),
+    "ito": Sampler(ito),
+    "predictor-corrector": Sampler(predictor_corrector),
+    "langevin": Sampler(langevin),
+    "restart": Sampler(restart),
 }
 
 

@@ -46,8 +46,10 @@ def predict(
     return prediction
 
 
-def at_step(callback: Callback, first: int) -> Callback:
-    """The callback of a part of a grid that begins at step ``first``."""
+def at_step(callback: Callback | None, first: int) -> Callback | None:
+    """The callback of a part of a grid that begins at step ``first``, where there is one."""
+    if callback is None:
+        return None
     return lambda i, t, x, prediction: callback(first + i, t, x, prediction)
 
 

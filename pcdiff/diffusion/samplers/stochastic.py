@@ -116,8 +116,7 @@ def predictor_corrector(
     x = levels.start(noise, mask)
     for i in range(levels.steps):
         pair = Levels.of(denoiser, levels.t[i : i + 2])
-        shown = None if callback is None else at_step(callback, i)
-        x = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw, callback=shown)
+        x = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw, callback=at_step(callback, i))
         size = x.new_tensor(4 * (snr * levels.sigma[i + 1]) ** 2)
         for _ in range(round(corrections)):
             score = predict(denoiser, x, levels.t[i + 1], mask, cond).score
@@ -202,5 +201,5 @@ def restart(
         x = follow(denoiser, scale * x + spread * draw() * mask[..., None], between, mask, cond, order=order)
     if low == levels.steps:
         return x
-    shown = None if callback is None else at_step(callback, low)
-    return follow(denoiser, x, Levels.of(denoiser, grid[low:]), mask, cond, order=order, callback=shown)
+    rest = Levels.of(denoiser, grid[low:])
+    return follow(denoiser, x, rest, mask, cond, order=order, callback=at_step(callback, low))
