@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from pcdiff.clouds import PointClouds
 
-__all__ = ["Measured", "Observable"]
+__all__ = ["Measured", "Observable", "Profile"]
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,39 @@ class Observable:
     name: str
     title: str
     level: Literal["cloud", "point"]
-    function: Callable[[PointClouds], npt.NDArray[np.float64]]
+    function: Callable[[PointClouds], Floats]
     label: str
     unit: str = ""
     integer: bool = False
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A histogram in one or two variables that each cloud fills, of which a set has the mean over its clouds.
+
+    A cloud may fill it many times and with weights, such as once for each pair of its points: what would be too many numbers to
+    keep is kept as the contents of fixed bins, a sparse row a cloud.
+
+    Attributes:
+        name: key of tables and files.
+        title: the same in plain words.
+        function: takes :class:`PointClouds`, returns the contents (n, b), b the number of all bins; in two variables those of
+            the second run fastest. Raises :class:`pcdiff.errors.DataError` when the stored columns do not determine it.
+        edges: bin edges, rising, one array a variable.
+        labels: text with LaTeX for the axis of each variable.
+        content: text with LaTeX for what a bin holds.
+        log_x: a picture reads best with the first variable on a logarithmic axis.
+        log_y: a picture reads best with the contents on a logarithmic axis (or colour scale).
+    """
+
+    name: str
+    title: str
+    function: Callable[[PointClouds], csr_array]
+    edges: tuple[Floats, ...]
+    labels: tuple[str, ...]
+    content: str
     log_x: bool = False
     log_y: bool = False
 
@@ -50,15 +82,23 @@ class Measured:
         kind: that of the clouds' schema.
         counts: shape (n,), number of points of each cloud.
         values: observable name -> float64 values, shape (n,) or (P,), all finite.
-        missing: observable name -> why the stored columns do not determine it.
+        profiles: profile name -> contents, shape (n, b), sparse.
+        missing: name of an observable or profile -> why the stored columns do not determine it.
         provenance: where the clouds came from.
+        weights: shape (n,), how much each cloud counts, of mean 1; None when all count alike.
+        polynomials: energy-flow polynomials, shape (n, 36); None where they are not known.
+        clouds: what was measured; None where only values are known.
     """
 
     kind: str
     counts: npt.NDArray[np.int64]
-    values: dict[str, npt.NDArray[np.float64]]
+    values: dict[str, Floats]
+    profiles: dict[str, csr_array] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    weights: Floats | None = None
+    polynomials: Floats | None = None
+    clouds: PointClouds | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -67,3 +107,8 @@ class Measured:
         """Shape of the observable's values: the number of the cloud that each value belongs to."""
         clouds = np.arange(len(self.counts))
         return np.repeat(clouds, self.counts) if observable.level == "point" else clouds
+
+    @property
+    def effective_size(self) -> float:
+        """Number of clouds of equal weight that tell as much: (sum w)^2 / sum w^2, after Kish, "Survey Sampling", 1965."""
+        return float(len(self)) if self.weights is None else float(self.weights.sum() ** 2 / (self.weights**2).sum())

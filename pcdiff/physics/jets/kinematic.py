@@ -1,4 +1,4 @@
-"""Jet observables as plain functions of :class:`~pcdiff.clouds.PointClouds`.
+"""Masses, momenta, multiplicity and constituents of jets.
 
 All are computed from the constituents that were kept, in float64, so that they mean the same for every file format.
 Momenta are in GeV, angles in radians. Columns that a file stores for the whole jet, which may stand for constituents
@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.physics.observable import Observable
 from pcdiff.schema import jet_schema
 
 __all__ = [
-    "OBSERVABLES",
     "eta",
     "etarel",
     "mass",
@@ -95,39 +93,6 @@ def phirel(clouds: PointClouds) -> npt.NDArray[np.float64]:
 def ptrel(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Transverse momentum of each constituent as a fraction of its jet's, shape (P,)."""
     return _numbers(ak.flatten(_relative(clouds).ptrel))
-
-
-OBSERVABLES = (
-    Observable("relative_mass", "relative jet mass", "cloud", relative_mass, r"relative jet mass $m/p_\mathrm{T}$"),
-    Observable("mass", "mass of the kept constituents", "cloud", mass, "mass of the kept constituents $m$", unit="GeV"),
-    Observable(
-        "pt",
-        "pT of the summed kept constituents",
-        "cloud",
-        pt,
-        r"$p_\mathrm{T}$ of the summed kept constituents",
-        unit="GeV",
-        log_y=True,
-    ),
-    Observable(
-        "eta",
-        "pseudorapidity of the summed kept constituents",
-        "cloud",
-        eta,
-        r"$\eta$ of the summed kept constituents",
-    ),
-    Observable(
-        "multiplicity", "multiplicity", "cloud", multiplicity, "number of constituents $n$", integer=True, log_y=True
-    ),
-    Observable("total_ptrel", "sum of ptrel", "cloud", total_ptrel, r"sum of $p_\mathrm{T}^\mathrm{rel}$", log_y=True),
-    Observable("etarel", "constituent etarel", "point", etarel, r"constituent $\eta^\mathrm{rel}$", log_y=True),
-    Observable(
-        "phirel", "constituent phirel", "point", phirel, r"constituent $\phi^\mathrm{rel}$", unit="rad", log_y=True
-    ),
-    Observable(
-        "ptrel", "constituent ptrel", "point", ptrel, r"constituent $p_\mathrm{T}^\mathrm{rel}$", log_x=True, log_y=True
-    ),
-)
 
 
 def require_units(clouds: PointClouds, where: str) -> None:
