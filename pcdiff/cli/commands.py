@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pcdiff.clouds import PointClouds
+    from pcdiff.evaluation import Evaluation
 
 
 def train(args: argparse.Namespace) -> None:
@@ -121,13 +122,36 @@ def evaluate(args: argparse.Namespace) -> None:
     stems = [Path(sample).stem for sample in args.samples]
     names = stems if len(set(stems)) == len(stems) else args.samples
     samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
-    chosen = _given(args, "output", "draws", "seed")
-    if "reference" in args:
-        chosen["reference"] = read(find(args.reference), **_reading(args))
-    evaluation = evaluate(read(find(args.truth), **_reading(args)), samples, **chosen)
-    _console().print(evaluation.table())
-    if evaluation.output is not None:
-        _say(f"report: {evaluation.output / 'index.html'}")
+    chosen = _given(args, "output", "classifiers", "draws", "seed", "workers")
+    for name in ("reference", "training"):
+        if name in args:
+            chosen[name] = read(find(getattr(args, name)), **_reading(args))
+    _show(evaluate(read(find(args.truth), **_reading(args)), samples, **chosen))
+
+
+def reweight(args: argparse.Namespace) -> None:
+    """``pcdiff reweight``"""
+    from pcdiff.evaluation.reweighting import reweight
+    from pcdiff.io import read, write
+    from pcdiff.resources import find
+
+    truth, sample = read(find(args.truth), **_reading(args)), read(find(args.sample))
+    found = reweight(truth, sample, **_given(args, "kind", "folds", "seed"))
+    _say(f"{write(found.sample, args.output)}: {found}")
+    if "report" in args:
+        _show(found.closure(args.report))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """``pcdiff compare``"""
+    from pcdiff.comparison import compare_runs
+    from pcdiff.io import read
+    from pcdiff.resources import find
+
+    chosen = _given(args, "count", "seed", "device")
+    if "truth" in args:
+        chosen["truth"] = read(find(args.truth))
+    _show(compare_runs(args.runs, args.output, **chosen))
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -236,6 +260,13 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _reading(args: argparse.Namespace) -> dict[str, Any]:
     """How the user wants an input to be read."""
     return _options(args.options) | ({"format": args.input_format} if "input_format" in args else {})
+
+
+def _show(evaluation: Evaluation) -> None:
+    """The tables, and where the report is."""
+    _console().print(*evaluation.tables(), sep="\n\n")
+    if evaluation.output is not None:
+        _say(f"report: {evaluation.output / 'index.html'}")
 
 
 def _options(words: Iterable[str], name: str = "--option", example: str = "jets=FatJet") -> dict[str, Any]:

@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["about", "environment"]
 
-_PACKAGES = ("torch", "torch-geometric", "numpy", "awkward", "uproot", "h5py", "pyarrow", "mlflow", "zuko")
-_EXTRAS = ("fastjet", "pythia8mc")
+_PACKAGES = (
+    "torch",
+    "torch-geometric",
+    "numpy",
+    "awkward",
+    "uproot",
+    "h5py",
+    "pyarrow",
+    "mlflow",
+    "zuko",
+    "fastjet",
+    "energyflow",
+)
+_EXTRAS = ("pythia8mc",)
 
 
 def about(path: Path) -> dict[str, str]:

@@ -57,10 +57,11 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        choice = re.search(r"argument (.*): invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
-            known = re.findall(r"[\w.-]+", choice[2])
-            message = f"no command {choice[1]!r}: {suggest(choice[1], known)}"
+            where, found, known = choice[1], choice[2], re.findall(r"[\w.-]+", choice[3])
+            what = f"no command {found!r}" if where == "COMMAND" else f"{where}: no choice {found!r}"
+            message = f"{what}: {suggest(found, known)}"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def refuse(self, words: Sequence[str]) -> NoReturn:
@@ -194,8 +195,54 @@ def _add_sampling(names: Any) -> None:
     evaluate.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write the report here")
     evaluate.add_argument("--reference", metavar="FILE", help="further true clouds, to measure the floor with")
     _add_reading(evaluate, "--format", "TRUTH and of the file of --reference")
+    evaluate.add_argument("--training", metavar="FILE", help="what the generator learned from, to see if it repeats it")
+    evaluate.add_argument(
+        "--classifier",
+        metavar="KIND",
+        dest="classifiers",
+        action="append",
+        choices=("boosted", "net"),
+        help="let a classifier tell generated from true: boosted trees on observables, or a net on constituents; may be repeated",
+    )
     evaluate.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
     evaluate.add_argument("--seed", metavar="SEED", type=int, help="seed of the resampling")
+    evaluate.add_argument("--workers", metavar="N", type=_count, help="processes for the energy-flow polynomials")
+
+    reweight = _command(
+        names,
+        "reweight",
+        commands.reweight,
+        "give generated clouds weights that make them look like the truth",
+        "pcdiff.evaluation.reweighting.reweight",
+    )
+    reweight.add_argument("truth", metavar="TRUTH", help="file or glob of true clouds")
+    reweight.add_argument("sample", metavar="SAMPLE", help="file or glob of generated clouds")
+    reweight.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="the generated clouds with a column weight"
+    )
+    reweight.add_argument("--report", metavar="FOLDER", type=Path, help="write a report of the closure here")
+    reweight.add_argument("--kind", metavar="KIND", choices=("boosted", "net"), help="the classifier: boosted or net")
+    reweight.add_argument(
+        "--folds", metavar="N", type=_count, help="number of parts, each weighted by what the others say"
+    )
+    reweight.add_argument("--seed", metavar="SEED", type=int, help="seed of the folds and of the training")
+    _add_reading(reweight, "--format", "TRUTH")
+
+    compare = _command(
+        names,
+        "compare",
+        commands.compare,
+        "compare the generators of several runs with one truth",
+        "pcdiff.comparison.compare_runs",
+    )
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    compare.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="write the report here")
+    compare.add_argument(
+        "--truth", metavar="FILE", help="true clouds; those that the runs were validated on when absent"
+    )
+    compare.add_argument("-n", dest="count", metavar="N", type=_count, help="number of clouds of each generator")
+    compare.add_argument("--seed", metavar="SEED", type=int, help="seed of the clouds and of the resampling")
+    compare.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def _add_files(names: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +11,15 @@ from pathlib import Path
 from pcdiff import __version__
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.evaluation.metrics import Metric, compare, unit_notes, wasserstein
+from pcdiff.evaluation.marginals import marginal_metrics, wasserstein
+from pcdiff.evaluation.metric import Metric, Resamples
+from pcdiff.evaluation.notes import left_out, unit_notes
 from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
+from pcdiff.evaluation.sliced import sliced_wasserstein_metric
 from pcdiff.io import read
-from pcdiff.physics import Measured, measure, observables
+from pcdiff.physics import Measured, measure
 
-__all__ = ["Evaluation", "Metric", "compare", "evaluate", "wasserstein"]
+__all__ = ["Evaluation", "Metric", "evaluate", "wasserstein"]
 
 Clouds = PointClouds | str | os.PathLike[str]
 
@@ -27,29 +30,39 @@ def evaluate(
     output: str | os.PathLike[str] | None = None,
     *,
     reference: Clouds | None = None,
+    training: Clouds | None = None,
+    classifiers: Iterable[str] = (),
     draws: int = 20,
     seed: int = 0,
+    workers: int = 1,
 ) -> Evaluation:
-    """Compare generated samples with the truth, observable by observable.
+    """Compare generated samples with the truth, observable by observable and as whole clouds.
 
     Observables are derived from whatever columns a set stores, so files of different formats can be compared. One that
-    cannot be derived for one of two sets is left out, with a note.
+    cannot be derived for one of two sets is left out, with a note. A set with a cloud column ``weight`` counts its clouds by it.
 
     Args:
         truth: point clouds, or a file or glob to read.
         samples: one generated sample, or several by name.
-        output: folder for the report (``index.html``, ``metrics.json``, ``figures/``), which replaces an older report;
+        output: folder for the report (``index.html``, ``metrics.json``, ``figures/``, ...), which replaces an older report;
             none is written without it.
         reference: further true clouds, independent of ``truth`` and at least as many as each sample has, to measure the
-            truth-versus-truth floor instead of estimating it by bootstrap.
+            truth-versus-truth floor of W1 instead of estimating it by bootstrap.
+        training: what the generator learned from, to see whether it repeats it.
+        classifiers: kinds of classifiers to tell the samples from the truth: ``"boosted"``, ``"net"``. They take minutes.
         draws: number of bootstrap resamples, at least 2.
         seed: same seed, same numbers.
+        workers: number of processes for the energy-flow polynomials.
 
     Raises:
         DataError: a file cannot be read, values are not physical, sets are of different kinds, a unit is not the
             expected one, the reference is too small, a number is out of range, or ``output`` holds something else than
             an older report.
     """
+    from pcdiff.evaluation.classifier import classifier_test
+    from pcdiff.evaluation.memorisation import repetition_metrics
+    from pcdiff.evaluation.published import published_metrics
+
     if seed < 0:
         raise DataError(f"seed is {seed}; expected a whole number from 0")
     if output is not None:
@@ -57,26 +70,35 @@ def evaluate(
     named = dict(samples) if isinstance(samples, Mapping) else {_name(samples): samples}
     if not named:
         raise DataError("no generated sample given; expected at least one")
-    true = _measure(truth, "truth", None)
-    further = None if reference is None else _measure(reference, "reference", true)
-    measured = {name: _measure(sample, name, true) for name, sample in named.items()}
+    true = _measure(truth, "truth", None, workers)
+    further = None if reference is None else _measure(reference, "reference", true, workers)
+    learned = None if training is None else _read(training, "training", true)
+    measured = {name: _measure(sample, name, true, workers) for name, sample in named.items()}
+    results = []
+    for name, sample in measured.items():
+        tests = tuple(classifier_test(true, sample, kind=kind, seed=seed) for kind in classifiers)
+        resamples = Resamples.draw(true, sample, draws, seed)
+        metrics = [
+            *marginal_metrics(true, sample, resamples, reference=further),
+            *published_metrics(true, sample, resamples, seed=seed),
+            *sliced_wasserstein_metric(true, sample, resamples, seed=seed),
+            *repetition_metrics(true, sample, learned, seed=seed),
+            *(test.metric() for test in tests),
+        ]
+        involved = {"truth": true, name: sample} | ({} if further is None else {"reference": further})
+        notes = left_out(involved) + unit_notes(true, sample)
+        results.append(SampleResult(ComparedSet.of(name, sample), tuple(metrics), tests, notes))
     evaluation = Evaluation(
         kind=true.kind,
         truth=ComparedSet.of("truth", true),
         reference=None if further is None else ComparedSet.of("reference", further),
-        samples=tuple(
-            SampleResult(
-                ComparedSet.of(name, sample),
-                tuple(compare(true, sample, reference=further, draws=draws, seed=seed)),
-                _left_out({"truth": true, name: sample} | ({} if further is None else {"reference": further}))
-                + unit_notes(true, sample),
-            )
-            for name, sample in measured.items()
-        ),
+        samples=tuple(results),
         draws=draws,
         seed=seed,
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_truth=true,
+        measured_samples=measured,
     )
     if output is None:
         return evaluation
@@ -105,21 +127,19 @@ def _name(sample: Clouds) -> str:
     return "generated" if isinstance(sample, PointClouds) else Path(sample).stem
 
 
-def _measure(clouds: Clouds, name: str, truth: Measured | None) -> Measured:
-    """Observables of clouds that are given or read; refused when of another kind than the truth."""
-    where = name if isinstance(clouds, PointClouds) else f"{name} ({os.fspath(clouds)})"
+def _read(clouds: Clouds, name: str, truth: Measured | None) -> PointClouds:
+    """Clouds that are given or read; refused when of another kind than the truth."""
     found = clouds if isinstance(clouds, PointClouds) else read(clouds)
     if truth is not None and found.schema.kind != truth.kind:
-        raise DataError(f"{where}: holds {found.schema.kind}, the truth holds {truth.kind}; they cannot be compared")
-    return measure(found, where)
+        raise DataError(
+            f"{_where(clouds, name)}: holds {found.schema.kind}, the truth holds {truth.kind}; they cannot be compared"
+        )
+    return found
 
 
-def _left_out(sets: Mapping[str, Measured]) -> tuple[str, ...]:
-    """One note for each observable that one of the sets lacks."""
-    kind = next(iter(sets.values())).kind
-    return tuple(
-        f"{observable.title} left out: {name} has {measured.missing[observable.name]}"
-        for observable in observables(kind).values()
-        for name, measured in sets.items()
-        if observable.name in measured.missing
-    )
+def _measure(clouds: Clouds, name: str, truth: Measured | None, workers: int) -> Measured:
+    return measure(_read(clouds, name, truth), _where(clouds, name), workers)
+
+
+def _where(clouds: Clouds, name: str) -> str:
+    return name if isinstance(clouds, PointClouds) else f"{name} ({os.fspath(clouds)})"

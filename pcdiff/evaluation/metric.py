@@ -143,9 +143,12 @@ class Resamples:
     """How much each cloud counts in each resample, shape (draws, n) or (draws, m): the same draws for all metrics.
 
     ``truth`` and ``sample`` weigh the two sets compared; ``null_truth`` and ``null_sample`` both weigh true clouds, in numbers that
-    tell as much as the truth and the sample. A resample of a weighted set draws clouds alike and keeps their weights.
+    tell as much as the truth and the sample. A resample of a weighted set draws clouds alike and keeps their weights, which are
+    ``truth_weights``, shape (n,), and ``sample_weights``, shape (m,).
     """
 
+    truth_weights: Floats
+    sample_weights: Floats
     truth: Floats
     sample: Floats
     null_truth: Floats
@@ -162,9 +165,10 @@ class Resamples:
             raise DataError(f"draws is {draws}; expected at least 2, since errors are a spread over draws")
         rng = np.random.default_rng(seed)
         n, m = len(truth), len(sample)
-        real = np.ones(n) if truth.weights is None else truth.weights
-        generated = np.ones(m) if sample.weights is None else sample.weights
+        real, generated = (np.ones(len(side)) if side.weights is None else side.weights for side in (truth, sample))
         return cls(
+            truth_weights=real,
+            sample_weights=generated,
             truth=_counts(rng, n, n, draws) * real,
             sample=_counts(rng, m, m, draws) * generated,
             null_truth=_counts(rng, n, n, draws) * real,
@@ -173,6 +177,16 @@ class Resamples:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def pooled(self) -> tuple[Floats, Floats]:
+        """Weights of all clouds, true ones first, in the truth and in the sample: shape (1 + draws, n + m) each.
+
+        The first row is the sets as they are, the others are their resamples.
+        """
+        n, m = len(self.truth_weights), len(self.sample_weights)
+        first = np.pad(np.vstack([self.truth_weights, self.truth]), ((0, 0), (0, m)))
+        second = np.pad(np.vstack([self.sample_weights, self.sample]), ((0, 0), (n, 0)))
+        return first, second
 
 
 def _counts(rng: np.random.Generator, clouds: int, size: int, draws: int) -> Floats:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+from scipy.stats import norm
 
+from pcdiff.errors import DataError
 from pcdiff.evaluation import Evaluation, evaluate
-from pcdiff.evaluation.metrics import unit_notes
+from pcdiff.evaluation.metric import estimate
+from pcdiff.evaluation.notes import unit_notes
+from pcdiff.evaluation.result import ComparedSet, SampleResult
 from pcdiff.physics import Measured, measure, observables
 
 
@@ -20,25 +26,71 @@ def test_repr_is_one_line_that_says_what_differs(evaluation):
     text = repr(evaluation)
     assert "\n" not in text
     assert "good (400), <b>bad</b> (300) against 500 true jets" in text
-    assert "good: 10 metrics, different: none" in text
-    worst = ", ".join(metric.name for metric in evaluation.samples[1].different)
-    assert f"<b>bad</b>: 10 metrics, different: {worst}>" in text
+    assert re.search(r"good: \d+ metrics, different: none", text)
+    worst = ", ".join(metric.name for metric in evaluation.samples[1].different[:5])
+    assert f"metrics, different: {worst} and " in text
 
 
-def test_a_notebook_shows_the_rows_of_the_table(evaluation):
+def test_a_notebook_shows_the_rows_of_the_tables(evaluation):
     page = evaluation._repr_html_()
     assert "&lt;b&gt;bad&lt;/b&gt;" in page
     parsed = ET.fromstring(f"<div>{page}</div>".replace("<br>", "<br/>"))
-    rows = [tuple(cell.text for cell in line) for line in parsed.findall(".//tbody/tr")]
-    assert rows == [row[:-1] for row in evaluation.rows()]
+    shown = [tuple(cell.text or "" for cell in line) for line in parsed.findall(".//tbody/tr")]
+    rows = [*evaluation.rows(), *evaluation.marginals()]
+    assert shown == [row[:-1] for row in rows]
     marked = [line.get("style") is not None for line in parsed.findall(".//tbody/tr")]
-    assert marked == [row.different for row in evaluation.rows()]
+    assert marked == [row.different for row in rows]
 
 
 def test_one_sample_needs_no_column_of_names(toy_jets):
     page = evaluate(toy_jets(50, 1), toy_jets(50, 2), draws=2)._repr_html_()
     assert "<th>sample</th>" not in page
-    assert page.count("<th>") == 4
+    assert page.count("<th>") == 4 + 6
+
+
+def with_pulls(*pulls, about="mass"):
+    """A result whose metrics have these pulls."""
+    metrics = tuple(
+        estimate(
+            f"made_{number}",
+            "made",
+            group="observable",
+            about=about if number else "pt",
+            sizes=(10, 10),
+            value=pull,
+            resampled=np.zeros(2),
+            null=np.array([-np.sqrt(0.5), np.sqrt(0.5)]),
+        )
+        for number, pull in enumerate(pulls)
+    )
+    return SampleResult(ComparedSet("made", 10, 10, 10.0, {}), metrics, (), ())
+
+
+@pytest.mark.parametrize("number", [1, 10, 100])
+def test_one_in_a_hundred_samples_of_the_truth_would_be_called_different(number):
+    threshold = with_pulls(*[0.0] * number).threshold
+    assert 1 - norm.cdf(threshold) ** number == pytest.approx(0.01, rel=0.01)
+
+
+def test_the_worst_stands_first_and_is_blamed():
+    found = with_pulls(6.0, 20.0, -50.0, 1.0)
+    assert [metric.pull for metric in found.different] == pytest.approx([20, 6])
+    assert found.blamed == ("mass", "pt")
+    assert with_pulls(2.0, 1.0).different == with_pulls(2.0, 1.0).blamed == ()
+
+
+def test_records_are_flat_and_complete(evaluation):
+    records = evaluation.records()
+    assert len(records) == sum(len(sample.metrics) for sample in evaluation.samples)
+    assert all(not isinstance(value, (dict, list, tuple)) for record in records for value in record.values())
+    flagged = {(record["sample"], record["name"]) for record in records if record["different"]}
+    assert flagged == {(s.compared.name, metric.name) for s in evaluation.samples for metric in s.different}
+
+
+def test_a_picture_is_asked_for_by_name(evaluation):
+    assert evaluation.figure("mass").axes
+    with pytest.raises(DataError, match="no figure of 'mas': did you mean 'mass'"):
+        evaluation.figure("mas")
 
 
 def test_masses_say_which_constituents_they_are_of(evaluation):

@@ -1,0 +1,148 @@
+"""Bins that suit the truth, and what clouds put into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from pcdiff.physics import Measured, Observable
+
+__all__ = ["Binned", "bins"]
+
+Floats = npt.NDArray[np.float64]
+
+_MOST_BINS = 40
+_LEAST_ENTRIES = 25
+
+
+@dataclass(frozen=True)
+class Binned:
+    """The contents of bins, cloud by cloud, and the estimate of their mean.
+
+    With t_c entries of cloud c, h_cb of them in bin b, and weights w_c of the clouds, the content of bin b is
+
+        f_b = sum_c w_c h_cb / sum_c w_c t_c,    var(f_b) = sum_c w_c^2 (h_cb - f_b t_c)^2 / (sum_c w_c t_c)^2.
+
+    For an observable the h_cb are counts: f_b is a share of all entries, and for one entry a cloud and equal weights the variance
+    is the binomial f_b (1 - f_b) / n. For a profile t_c = 1: f_b is a mean over clouds. Clouds are independent, the entries of one
+    cloud are not. (Ratio estimator: Cochran, "Sampling Techniques", 1977, chapter 6.)
+
+    Attributes:
+        contents: h_cb, shape (n, b), sparse.
+        totals: t_c, shape (n,).
+        weights: w_c, shape (n,).
+    """
+
+    contents: csr_array
+    totals: Floats
+    weights: Floats
+
+    @classmethod
+    def of_observable(cls, observable: Observable, measured: Measured, edges: Floats) -> Binned:
+        """How often each cloud is in each bin; what lies outside the edges is counted in the outermost ones.
+
+        Args:
+            edges: rising, shape (b + 1,).
+        """
+        values = measured.values[observable.name]
+        count = len(edges) - 1
+        where = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, count - 1)
+        cells, entries = np.unique(measured.owners(observable) * count + where, return_counts=True)
+        contents = csr_array(
+            (entries.astype(np.float64), (cells // count, cells % count)), shape=(len(measured), count)
+        )
+        totals = measured.counts.astype(np.float64) if observable.level == "point" else np.ones(len(measured))
+        return cls(contents, totals, _weights(measured))
+
+    @classmethod
+    def of_profile(cls, name: str, measured: Measured) -> Binned:
+        """The bins that each cloud fills in a profile."""
+        return cls(measured.profiles[name].astype(np.float64), np.ones(len(measured)), _weights(measured))
+
+    @property
+    def mean(self) -> Floats:
+        """f_b, shape (b,)."""
+        mean: Floats = self.means(self.weights[None])[0]
+        return mean
+
+    @property
+    def variance(self) -> Floats:
+        """Of f_b, shape (b,)."""
+        mean, square = self.mean, self.weights**2
+        spread = (
+            square @ self.contents.power(2)
+            - 2 * mean * ((square * self.totals) @ self.contents)
+            + mean**2 * (square @ self.totals**2)
+        )
+        return np.asarray(np.maximum(spread, 0.0) / (self.weights @ self.totals) ** 2)
+
+    @property
+    def filled(self) -> npt.NDArray[np.int64]:
+        """How many clouds have anything in each bin, shape (b,)."""
+        return np.bincount(self.contents.indices[self.contents.data != 0], minlength=self.contents.shape[1])
+
+    def means(self, weights: Floats) -> Floats:
+        """f_b for other weights (draws, n) of the clouds: shape (draws, b)."""
+        return np.asarray((weights @ self.contents) / (weights @ self.totals)[:, None])
+
+
+def _weights(measured: Measured) -> Floats:
+    return np.ones(len(measured)) if measured.weights is None else measured.weights
+
+
+def bins(observable: Observable, truth: Floats) -> Floats:
+    """Bin edges that suit the truth, rising, shape (b + 1,).
+
+    Bins of equal width (equal ratio where the observable asks for it, whole numbers where it is one) cover the central
+    99 % of the truth by the Rice rule, 2 n^(1/3) bins but at most 40. They go on outside while there is truth, by half
+    that range at most (by all of it where the axis is logarithmic). Thin bins are joined with the next one inwards
+    until each holds at least 25 entries of the truth.
+
+    Args:
+        truth: shape (n,), at least one value.
+    """
+    if observable.integer:
+        low, high = truth.min(), truth.max()
+        width = np.ceil((high - low + 1) / _MOST_BINS)
+        edges = np.arange(low, high + width + 1, width) - 0.5
+    elif observable.log_x and (truth > 0).any():
+        edges = np.exp(_even(np.log(truth[truth > 0]), reach=1.0))
+    else:
+        edges = _even(truth, reach=0.5)
+    return _joined(edges, np.clip(truth, edges[0], edges[-1]))
+
+
+def _even(values: Floats, reach: float) -> Floats:
+    """Edges of equal width over the central 99 % of the values, and by at most ``reach`` of that beyond."""
+    low, high = np.quantile(values, (0.005, 0.995))
+    if low == high:
+        return np.array([low - 0.5, low + 0.5])
+    count = int(np.clip(np.ceil(2 * len(values) ** (1 / 3)), 5, _MOST_BINS))
+    width = (high - low) / count
+    before = min(int(np.ceil((low - values.min()) / width)), int(reach * count))
+    after = min(int(np.ceil((values.max() - high) / width)), int(reach * count))
+    return np.asarray(low + width * np.arange(-before, count + after + 1), np.float64)
+
+
+def _joined(edges: Floats, values: Floats) -> Floats:
+    """Fewer bins: neighbours joined, from either end towards the fullest bin, until each holds enough of the values."""
+    counts = np.histogram(values, edges)[0]
+    peak = int(np.argmax(counts))
+    left = _filled(edges[: peak + 1], counts[:peak])
+    right = _filled(edges[:peak:-1], counts[:peak:-1])
+    return np.array([*left, *reversed(right)])
+
+
+def _filled(edges: Floats, counts: npt.NDArray[np.int64]) -> list[float]:
+    """The first edge, and each further one once enough entries lie between it and the one kept before."""
+    kept, entries = [float(edges[0])], 0
+    for edge, count in zip(edges[1:], counts, strict=True):
+        entries += count
+        if entries >= _LEAST_ENTRIES:
+            kept.append(float(edge))
+            entries = 0
+    # What is left over goes to the bin before, not to the fullest one, where it would be lost to sight.
+    return [*kept[:-1], float(edges[-1])] if entries and len(kept) > 1 else kept
