@@ -401,6 +401,10 @@ class PointClouds:
         Raises:
             DataError: the columns do not determine a momentum; names the files that the clouds were read from.
         """
+        return self._momenta
+
+    @cached_property
+    def _momenta(self) -> ak.Array:
         try:
             found = kinematics.momenta(self._columns, self._features, self.counts)
         except DataError as error:
@@ -414,6 +418,10 @@ class PointClouds:
         The stored columns where there are; else derived from :meth:`momenta` and the stored jet pt, eta and phi, and
         where one of these is not stored, the sum of the constituents.
         """
+        return self._relative
+
+    @cached_property
+    def _relative(self) -> ak.Array:
         names = ("etarel", "phirel", "ptrel")
         if set(names) <= set(self.schema.point_names):
             return self._ragged({name: self._columns[name] for name in names})

@@ -168,6 +168,7 @@ _JET_CLOUDS = {
     "energy": Feature("energy", "GeV", "jet energy"),
     "num_constituents": Feature("num_constituents", "", "number of constituents as stored in the file"),
     "type": Feature("type", "", "what started the jet", JET_TYPES),
+    "weight": Feature("weight", "", "how much the jet counts beside others"),
 }
 
 # A mirror image of a collision is as likely as the collision, about the transverse plane and about a plane that

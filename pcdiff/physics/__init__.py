@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.physics import jets, vectors
-from pcdiff.physics.observable import Measured, Observable
+from pcdiff.physics.observable import Measured, Observable, Profile
 
-__all__ = ["Measured", "Observable", "measure", "observables", "planes"]
+__all__ = ["Measured", "Observable", "Profile", "measure", "observables", "planes", "profiles", "titles"]
 
 _BY_KIND = {"jets": jets.OBSERVABLES, "vectors": vectors.OBSERVABLES}
+_PROFILES = {"jets": jets.PROFILES}
 _PLANES = {"vectors": vectors.PLANES}
 
 
@@ -29,40 +32,88 @@ def observables(kind: str) -> dict[str, Observable]:
     return {observable.name: observable for observable in _BY_KIND[kind]}
 
 
+def profiles(kind: str) -> dict[str, Profile]:
+    """All profiles of one kind of clouds, by name, in the order in which tables show them; possibly none."""
+    return {profile.name: profile for profile in _PROFILES.get(kind, ())}
+
+
+def titles(kind: str) -> dict[str, str]:
+    """In plain words, the observables and then the profiles of one kind of clouds, by name."""
+    found = {name: observable.title for name, observable in observables(kind).items()}
+    return found | {name: profile.title for name, profile in profiles(kind).items()}
+
+
 def planes(kind: str) -> tuple[tuple[Observable, Observable], ...]:
     """Pairs of observables of one kind of clouds, one value a point each, that are looked at together; possibly none."""
     return _PLANES.get(kind, ())
 
 
-def measure(clouds: PointClouds, where: str = "point clouds") -> Measured:
-    """Compute each observable that the stored columns determine.
+def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) -> Measured:
+    """Compute each observable and profile that the stored columns determine, and of jets the energy-flow polynomials.
+
+    A cloud column ``weight`` says how much each cloud counts.
 
     Args:
         where: what an error message starts with: the file, for example.
+        workers: number of processes for the energy-flow polynomials, which take longest.
 
     Raises:
-        DataError: no clouds, values that are not physical, units other than those of the observables, or an observable
-            that is not finite.
+        DataError: no clouds, values that are not physical, units other than those of the observables, an observable
+            that is not finite, or weights that are not finite, negative or all zero.
+        PcdiffError: a worker process was killed.
     """
     if len(clouds) == 0:
         raise DataError(f"{where}: has no clouds; expected at least one")
     clouds.validate(where)
-    known = observables(clouds.schema.kind)
-    if clouds.schema.kind == "jets":
+    kind = clouds.schema.kind
+    known = observables(kind)
+    if kind == "jets":
         jets.require_units(clouds, where)
-    measured = Measured(clouds.schema.kind, clouds.counts, {}, provenance=dict(clouds.provenance))
+    weights = _weights(clouds, where)
+    values: dict[str, npt.NDArray[np.float64]] = {}
+    contents: dict[str, csr_array] = {}
+    missing: dict[str, str] = {}
     for observable in known.values():
         try:
             # What is not finite is refused below, with a better message than numpy's.
             with np.errstate(divide="ignore", invalid="ignore"):
-                values = observable.function(clouds)
+                found = observable.function(clouds)
         except DataError as error:
-            measured.missing[observable.name] = str(error)
+            missing[observable.name] = str(error)
             continue
-        if not np.isfinite(values).all():
+        if not np.isfinite(found).all():
             raise DataError(
-                f"{where}: the {observable.title} is not finite in {int((~np.isfinite(values)).sum())} of "
-                f"{len(values)} values; expected finite numbers"
+                f"{where}: the {observable.title} is not finite in {int((~np.isfinite(found)).sum())} of "
+                f"{len(found)} values; expected finite numbers"
             )
-        measured.values[observable.name] = values
-    return measured
+        values[observable.name] = found
+    for profile in profiles(kind).values():
+        try:
+            contents[profile.name] = profile.function(clouds)
+        except DataError as error:
+            missing[profile.name] = str(error)
+    return Measured(
+        kind=kind,
+        counts=clouds.counts,
+        values=values,
+        profiles=contents,
+        missing=missing,
+        provenance=dict(clouds.provenance),
+        weights=weights,
+        # They need the same columns as the relative mass.
+        polynomials=jets.flow_polynomials(clouds, workers=workers) if "relative_mass" in values else None,
+        clouds=clouds,
+    )
+
+
+def _weights(clouds: PointClouds, where: str) -> npt.NDArray[np.float64] | None:
+    """The cloud column ``weight``, divided by its mean; None without one."""
+    if "weight" not in clouds.schema.cloud_names:
+        return None
+    weights = clouds.feature("weight").astype(np.float64)
+    if weights.min() < 0:
+        at = int(np.argmin(weights))
+        raise DataError(f"{where}: the weight of cloud {at} is {weights[at]:g}; expected weights that are not negative")
+    if not weights.any():
+        raise DataError(f"{where}: the weights of all {len(weights)} clouds are 0; expected one that is not")
+    return np.asarray(weights / weights.mean())

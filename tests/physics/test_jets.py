@@ -131,7 +131,7 @@ def test_owners_name_the_cloud_of_each_value():
 def test_an_observable_that_the_columns_do_not_determine_is_missing_and_not_guessed():
     clouds = jets_of({"etarel": np.zeros(2), "phirel": np.zeros(2), "ptrel": np.full(2, 0.5)}, 2)
     measured = measure(clouds)
-    assert set(measured.missing) == {"mass", "pt", "eta"}
+    assert set(measured.missing) == {"mass", "soft_drop_mass", "pt", "eta"}
     assert "relative_mass" in measured.values
 
 

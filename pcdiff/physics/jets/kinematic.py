@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.physics.jets.constituents import numbers, relative
 from pcdiff.schema import jet_schema
 
 __all__ = [
@@ -53,18 +54,18 @@ def relative_mass(clouds: PointClouds) -> npt.NDArray[np.float64]:
     Raises:
         DataError: the columns do not determine the relative coordinates; see :meth:`PointClouds.relative`.
     """
-    relative = _relative(clouds)
-    return _invariant_mass(relative.ptrel, relative.etarel, relative.phirel, ak.zeros_like(relative.ptrel))
+    found = relative(clouds)
+    return _invariant_mass(found.ptrel, found.etarel, found.phirel, ak.zeros_like(found.ptrel))
 
 
 def pt(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Transverse momentum of the sum of each jet's constituents, in GeV, shape (n,)."""
-    return _numbers(ak.sum(clouds.momenta(), axis=1).pt)
+    return numbers(ak.sum(clouds.momenta(), axis=1).pt)
 
 
 def eta(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Pseudorapidity of the sum of each jet's constituents, shape (n,)."""
-    return _numbers(ak.sum(clouds.momenta(), axis=1).eta)
+    return numbers(ak.sum(clouds.momenta(), axis=1).eta)
 
 
 def multiplicity(clouds: PointClouds) -> npt.NDArray[np.float64]:
@@ -77,22 +78,22 @@ def total_ptrel(clouds: PointClouds) -> npt.NDArray[np.float64]:
 
     Below 1 where constituents were dropped; above 1 by the spread of the constituents around the jet axis.
     """
-    return _numbers(ak.sum(_relative(clouds).ptrel, axis=1))
+    return numbers(ak.sum(relative(clouds).ptrel, axis=1))
 
 
 def etarel(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Pseudorapidity of each constituent relative to its jet, shape (P,)."""
-    return _numbers(ak.flatten(_relative(clouds).etarel))
+    return numbers(relative(clouds).etarel)
 
 
 def phirel(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Azimuth of each constituent relative to its jet, in radians in [-pi, pi), shape (P,)."""
-    return _numbers(ak.flatten(_relative(clouds).phirel))
+    return numbers(relative(clouds).phirel)
 
 
 def ptrel(clouds: PointClouds) -> npt.NDArray[np.float64]:
     """Transverse momentum of each constituent as a fraction of its jet's, shape (P,)."""
-    return _numbers(ak.flatten(_relative(clouds).ptrel))
+    return numbers(relative(clouds).ptrel)
 
 
 def require_units(clouds: PointClouds, where: str) -> None:
@@ -113,14 +114,6 @@ def require_units(clouds: PointClouds, where: str) -> None:
                     f"{where}: {level} feature {column.name!r} is in {column.unit or 'no unit'!r}, "
                     f"expected {expected.unit!r}"
                 )
-
-
-def _relative(clouds: PointClouds) -> ak.Array:
-    return ak.values_astype(clouds.relative(), np.float64)
-
-
-def _numbers(array: ak.Array) -> npt.NDArray[np.float64]:
-    return np.asarray(ak.to_numpy(array), np.float64)
 
 
 def _invariant_mass(pt: ak.Array, eta: ak.Array, phi: ak.Array, mass: ak.Array) -> npt.NDArray[np.float64]:
@@ -147,9 +140,9 @@ def _invariant_mass(pt: ak.Array, eta: ak.Array, phi: ak.Array, mass: ak.Array) 
 
     spread = 2 * transverse_mass * np.sinh(y / 2) ** 2 + 2 * pt * np.sin(angle / 2) ** 2
     rest = mass * (mass / ak.where(transverse_mass > 0, transverse_mass + pt, 1.0))
-    energy_minus_x = _numbers(ak.sum(spread + rest, axis=1))
-    x = _numbers(ak.sum(pt * np.cos(angle), axis=1))
-    z = _numbers(ak.sum(transverse_mass * np.sinh(y), axis=1))
+    energy_minus_x = numbers(ak.sum(spread + rest, axis=1))
+    x = numbers(ak.sum(pt * np.cos(angle), axis=1))
+    z = numbers(ak.sum(transverse_mass * np.sinh(y), axis=1))
     # p_y vanishes by the choice of the frame; its computed value would be rounding alone.
     squared = energy_minus_x * (energy_minus_x + 2 * x) - z**2
     result: npt.NDArray[np.float64] = np.sqrt(np.maximum(squared, 0.0))

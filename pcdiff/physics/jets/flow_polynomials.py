@@ -1,0 +1,118 @@
+"""Energy-flow polynomials: Komiske, Metodiev, Thaler, "Energy flow polynomials", arXiv 1712.07124.
+
+    EFP_G = sum_{i_1} ... sum_{i_N} ptrel_{i_1} ... ptrel_{i_N} prod_{edges (k, l) of G} R_{i_k i_l}
+
+for a multigraph G of N vertices, with R_ij the distance in etarel and phirel: a linear basis of the infrared and
+collinear safe observables. Momenta are not divided by their sum. This is what the JetNet library computes (Kansal et
+al., arXiv 2106.11535), with the EnergyFlow package.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import multiprocessing
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError, PcdiffError
+from pcdiff.physics.jets.constituents import numbers, relative
+
+__all__ = ["flow_polynomial_graphs", "flow_polynomials", "prime_columns"]
+
+Floats = npt.NDArray[np.float64]
+
+_BLOCK = 2_000
+# A process takes as long to start as for one or two blocks.
+_FEWEST_BLOCKS = 4
+
+
+def flow_polynomials(clouds: PointClouds, degree: int = 4, workers: int = 1) -> Floats:
+    """All energy-flow polynomials of at most so many edges of each jet, shape (n, p), p = 36 for degree 4.
+
+    Args:
+        degree: largest number of edges, up to 10.
+        workers: number of processes, which take blocks of 2,000 jets; none is started for up to 6,000.
+
+    Raises:
+        DataError: the columns do not determine the relative coordinates (see :meth:`PointClouds.relative`), or a number
+            is out of range.
+        PcdiffError: a worker process was killed.
+    """
+    if workers < 1 or not 0 <= degree <= 10:
+        raise DataError(
+            f"flow polynomials: workers is {workers} and degree {degree}; "
+            "expected at least 1 worker and a degree from 0 to 10"
+        )
+    found = relative(clouds)
+    points = np.stack([numbers(found[name]) for name in ("ptrel", "etarel", "phirel")], axis=1)
+    bounds = clouds.offsets[np.append(np.arange(0, len(clouds), _BLOCK), len(clouds))]
+    blocks = [points[start:stop] for start, stop in itertools.pairwise(bounds)]
+    counts = [clouds.counts[start : start + _BLOCK] for start in range(0, len(clouds), _BLOCK)]
+    columns = np.zeros((0, len(_polynomials(degree).specs)))
+    if workers == 1 or len(blocks) < _FEWEST_BLOCKS:
+        return np.concatenate([columns, *map(_values, blocks, counts, [degree] * len(blocks))])
+    # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(blocks)), mp_context=context, initializer=_start_worker) as pool:
+        try:
+            return np.concatenate([columns, *pool.map(_values, blocks, counts, [degree] * len(blocks))])
+        except BrokenProcessPool as error:
+            raise PcdiffError(
+                "flow polynomials: a worker process ended early (no memory, killed, or called from a script without "
+                "`if __name__ == '__main__':`); with one worker none is started"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def prime_columns(vertices: int = 4, edges: int = 4, degree: int = 4) -> npt.NDArray[np.int64]:
+    """The columns of :func:`flow_polynomials` whose graphs are connected and have so many vertices and edges.
+
+    The default is the five behind W1EFP of the JetNet library.
+
+    >>> flow_polynomial_graphs()[prime_columns()[-1]]
+    '0-1 0-2 1-3 2-3'
+    """
+    chosen = _polynomials(degree).sel(("n==", vertices), ("d==", edges), ("p==", 1))
+    return np.flatnonzero(chosen)
+
+
+def flow_polynomial_graphs(degree: int = 4) -> tuple[str, ...]:
+    """The edges of the graph of each column of :func:`flow_polynomials`; none for that of one vertex, the sum of ptrel.
+
+    >>> flow_polynomial_graphs(2)
+    ('', '0-1', '0-1 0-1', '0-1 0-2', '0-1 2-3')
+    """
+    return tuple(" ".join(f"{a}-{b}" for a, b in graph) for graph in _polynomials(degree).graphs())
+
+
+@functools.lru_cache
+def _polynomials(degree: int) -> Any:
+    try:
+        import energyflow
+    except ImportError as error:
+        raise PcdiffError(
+            "energy-flow polynomials need the package 'energyflow', which is not installed: it has no wheels for Python 3.13 and later, "
+            "use 3.11 or 3.12"
+        ) from error
+    return energyflow.EFPSet(("d<=", degree), measure="hadr", beta=1, normed=None, coords="ptyphim")
+
+
+def _start_worker() -> None:
+    # At Ctrl-C the parent says what there is to say; the default action ends a worker without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _values(points: Floats, counts: npt.NDArray[np.int64], degree: int) -> Floats:
+    """Of one block of jets: (m, p) from the flat ptrel, etarel and phirel of their constituents."""
+    events = np.split(points, np.cumsum(counts)[:-1])
+    # EnergyFlow drops the axis of jets when there is one.
+    return np.reshape(_polynomials(degree).batch_compute(events, n_jobs=1), (len(counts), -1))
