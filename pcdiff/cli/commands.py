@@ -216,6 +216,11 @@ def make_toy(args: argparse.Namespace) -> None:
 
 def fetch(args: argparse.Namespace) -> None:
     """``pcdiff data fetch``"""
+    if args.name == "fpnd":
+        from pcdiff.evaluation.fpnd import fetch_fpnd_resources
+
+        _say(str(fetch_fpnd_resources(**_given(args, "output"))))
+        return
     from pcdiff.data import fetch
 
     _say(str(fetch(args.name, **_given(args, "type", "output"))))

@@ -15,7 +15,7 @@ from pcdiff import __version__
 from pcdiff.cli import commands
 from pcdiff.errors import suggest
 
-__all__ = ["parse"]
+__all__ = ["build_parser", "parse"]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: 0 after --help or --version; 2 with one line on stderr for a wrong word.
     """
-    args, rest = _parser().parse_known_args(argv)
+    args, rest = build_parser().parse_known_args(argv)
     if "overrides" in args:
         # argparse gives up on them after an option: train CONFIG --resume optim.lr=1e-3
         args.overrides += [word for word in rest if not word.startswith("-")]
@@ -49,10 +49,12 @@ class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """The help, with the defaults that Python has."""
         defaults = {} if self.function is None else _defaults(self.function)
+        # Once: the help may be asked for again.
+        self.function = None
         for action in self._actions:
             if action.dest in defaults and not action.required:
                 action.help = f"{action.help}; default: {defaults[action.dest]}"
-            elif isinstance(action.type, _OneOf):
+            elif isinstance(action.type, _OneOf) and str(action.type) not in str(action.help):
                 action.help = f"{action.help}: {action.type}; default: the generator's own"
         return super().format_help()
 
@@ -74,7 +76,8 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"one word too many: {words[0]!r}")
 
 
-def _parser() -> _Parser:
+def build_parser() -> _Parser:
+    """The parser of all commands."""
     parser = _Parser(prog="pcdiff", description="Diffusion models that generate physics point clouds.")
     parser.add_argument("--version", action="version", version=f"pcdiff {__version__}")
     parser.set_defaults(parser=parser, debug=bool(os.environ.get("PCDIFF_DEBUG")))
@@ -307,7 +310,7 @@ def _add_data(names: Any) -> None:
     toy.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same points")
 
     fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum", "pcdiff.data.fetch")
-    fetch.add_argument("name", metavar="NAME", help="for example jetnet30")
+    fetch.add_argument("name", metavar="NAME", help="jetnet30, jetnet150, or fpnd: what FPND compares jets with")
     fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
     fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="folder to put the file in")
 
