@@ -300,7 +300,7 @@ def test_make_jets(monkeypatch: pytest.MonkeyPatch) -> None:
     found = calls(monkeypatch, "pcdiff.data.make_jets", Path("x"))
     assert main(["data", "make", "jets", "--process", "g", "-n", "200000"]) == 0
     options = (
-        "--radius 0.8 --pt 500:700 --eta 2.5 --constituents all --significant-bits 14 --seed 3 --workers 2 -o q.root"
+        "--radius 0.8 --pt 500:700 --eta 2.5 --constituents all --significant-bits 14 --max-ctau 10 --seed 3 --workers 2 -o q.root"
     )
     assert main(["data", "make", "jets", "--process", "q", "-n", "1e3", *options.split()]) == 0
     assert found == [
@@ -315,6 +315,7 @@ def test_make_jets(monkeypatch: pytest.MonkeyPatch) -> None:
                 "eta": 2.5,
                 "constituents": None,
                 "significant_bits": 14,
+                "max_ctau": 10.0,
                 "seed": 3,
                 "workers": 2,
             },

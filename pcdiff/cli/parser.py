@@ -295,6 +295,12 @@ def _add_data(names: Any) -> None:
         type=_count,
         help="round to this many binary digits, so files shrink; default: all",
     )
+    jets.add_argument(
+        "--max-ctau",
+        metavar="MM",
+        type=float,
+        help="particles with a longer mean c tau, in mm, do not decay; default: all decay",
+    )
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
     jets.add_argument("--workers", metavar="N", type=_count, help="number of processes; default: one for each core")
 

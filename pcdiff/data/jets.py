@@ -44,6 +44,7 @@ def make_jets(
     eta: float = 2.0,
     constituents: int | None = 30,
     significant_bits: int | None = None,
+    max_ctau: float | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -66,6 +67,8 @@ def make_jets(
         constituents: how many leading constituents are kept; None keeps all.
         significant_bits: round etarel, phirel and ptrel to so many binary digits (14: to 6e-5 of the value), which makes
             compressed files smaller; None keeps all 24 of float32.
+        max_ctau: particles whose mean c tau is longer, in mm, do not decay. With 10, where the LHC experiments draw the line,
+            K-short and hyperons stay whole, and gluon jets come nearer to JetNet's. None lets them decay.
         workers: number of processes; by default one for each CPU core.
         progress: show a progress bar.
 
@@ -77,7 +80,16 @@ def make_jets(
         PcdiffError: Pythia or FastJet is not installed, or a worker process was killed.
     """
     recipe = Recipe(
-        process, count, seed, radius, (float(pt[0]), float(pt[1])), eta, constituents, significant_bits, _SHARD
+        process=process,
+        count=count,
+        seed=seed,
+        radius=radius,
+        pt=(float(pt[0]), float(pt[1])),
+        eta=eta,
+        constituents=constituents,
+        significant_bits=significant_bits,
+        shard_size=_SHARD,
+        max_ctau=max_ctau,
     )
     if workers is not None and workers < 1:
         raise DataError(f"make jets: workers is {workers}; expected at least 1")
@@ -100,14 +112,13 @@ def _claim(parts: Path, recipe: Recipe) -> None:
     if not record.exists():
         write_json(record, wanted)
         return
-    found = read_json(record)
-    differing = sorted(key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key])
-    # Lists of settings and seeds follow from the plain arguments, which say more.
-    named = [key for key in differing if not isinstance(wanted[key], list) or key == "pt"] or differing
+    stored = read_json(record)
+    found = stored if isinstance(stored, dict) else {}
+    differing = sorted(key for key in wanted.keys() | found.keys() if found.get(key) != wanted.get(key))
+    # Settings and seeds follow from the plain arguments, which say more.
+    named = [key for key in differing if not key.startswith("pythia_")] or differing
     if named:
-        shown = "; ".join(
-            f"{key} {found.get(key) if isinstance(found, dict) else None}, now {wanted[key]}" for key in named
-        )
+        shown = "; ".join(f"{key} {found.get(key)}, now {wanted.get(key)}" for key in named)
         raise DataError(
             f"{parts}: holds shards made with other settings ({shown}); finish that command or remove the folder"
         )

@@ -94,10 +94,11 @@ class Recipe:
     constituents: int | None
     significant_bits: int | None
     shard_size: int
+    max_ctau: float | None = None
 
     def __post_init__(self) -> None:
         low, high = self.pt
-        bits = self.significant_bits
+        bits, ctau = self.significant_bits, self.max_ctau
         for name, value, good, wanted in (
             ("count", self.count, self.count >= 1, "at least 1"),
             ("seed", self.seed, self.seed >= 0, "a whole number from 0"),
@@ -106,6 +107,7 @@ class Recipe:
             ("eta", self.eta, 0 < self.eta <= _VISIBLE_ETA, f"above 0 and at most {_VISIBLE_ETA:g}"),
             ("constituents", self.constituents, self.constituents is None or self.constituents >= 1, "at least 1"),
             ("significant_bits", bits, bits is None or 8 <= bits <= 24, "8 to 24"),
+            ("max_ctau", ctau, ctau is None or ctau > 0, "a length in mm above 0"),
         ):
             if not good:
                 raise DataError(f"make jets: {name} is {value}; expected {wanted}")
@@ -131,19 +133,26 @@ class Recipe:
         low, high = self.pt
         # A narrow window about the middle: nearly all jets then lie inside the pT cuts, and their spectrum is a peak.
         middle, half = (low + high) / 2, (high - low) / 16
-        return [
+        settings = [
             f"Beams:eCM = {_ENERGY:g}",
             "Tune:pp = 14",
             f"PhaseSpace:pTHatMin = {middle - half:g}",
             f"PhaseSpace:pTHatMax = {middle + half:g}",
             *PROCESSES[self.process].settings,
         ]
+        if self.max_ctau is not None:
+            settings += ["ParticleDecays:limitTau0 = on", f"ParticleDecays:tau0Max = {self.max_ctau:g}"]
+        return settings
 
     def provenance(self) -> dict[str, Any]:
-        """The whole recipe as plain data: what is stored with the jets."""
+        """The whole recipe as plain data: what is stored with the jets.
+
+        The largest lifetime is stored only where there is one, so that a recipe without it still gives the same files.
+        """
+        chosen = {name: value for name, value in asdict(self).items() if name != "max_ctau" or value is not None}
         return {
             "recipe": "pcdiff.data.make_jets",
-            **asdict(self),
+            **chosen,
             "pt": list(self.pt),
             "jets": f"anti-kT, visible final state with |eta| < {_VISIBLE_ETA:g}, the two leading jets of an event",
             "pythia_settings": self.settings,

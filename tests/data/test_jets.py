@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import re
+import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 
 from pcdiff import io
+from pcdiff.cli.parser import parse
 from pcdiff.clouds import PointClouds
 from pcdiff.data import jets, make_jets
+from pcdiff.data.pythia import Recipe
 from pcdiff.errors import DataError
 from pcdiff.resources import find
 from pcdiff.schema import JET_TYPES
@@ -18,6 +25,9 @@ needs_pythia = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("pythia8mc", "fastjet")),
     reason="the extra pythia is not installed",
 )
+
+
+CARD = find("datasets/jets/README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -44,6 +54,8 @@ def test_the_file_does_not_depend_on_workers_nor_on_interruptions(
     assert [len(io.read(part)) for part in parts] == [25, 15]
     with pytest.raises(DataError, match=r"holds shards made with other settings \(radius 0.4, now 0.5\)"):
         make(tmp_path / "two.hdf5", radius=0.5)
+    with pytest.raises(DataError, match=r"holds shards made with other settings \(max_ctau None, now 10.0\)"):
+        make(tmp_path / "two.hdf5", max_ctau=10.0)
     kept = parts[0].stat().st_mtime_ns
     parts[1].unlink()
     two.unlink()
@@ -103,6 +115,34 @@ def test_bosons_that_decay_give_jets_at_their_mass(tmp_path: Path) -> None:
     assert np.mean(np.abs(found.feature("mass") - 80.4) < 12) > 0.6
 
 
+def recipe(**changes: Any) -> Recipe:
+    """The recipe of the embedded jets but for some changes."""
+    plain = {"process": "g", "count": 40, "seed": 0, "radius": 0.4, "pt": (800.0, 1600.0), "eta": 2.0}
+    return Recipe(**{**plain, "constituents": 30, "significant_bits": 14, "shard_size": 2_000, **changes})
+
+
+@needs_pythia
+def test_particles_that_live_long_stay_whole() -> None:
+    """c tau of K-short 26.8 mm, Lambda 78.9 mm; of D0 0.12 mm, pi0 25 nm (Review of Particle Physics)."""
+
+    import pythia8mc
+
+    def numbers(chosen: Recipe) -> set[int]:
+        pythia = pythia8mc.Pythia("", False)
+        for setting in ("Print:quiet = on", *chosen.settings, "Random:setSeed = on", "Random:seed = 1"):
+            pythia.readString(setting)
+        assert pythia.init()
+        particles = pythia.nextBatch(100).prt
+        return set(ak.to_numpy(abs(ak.flatten(particles.id[particles.status > 0]))).tolist())
+
+    plain, whole, between = (numbers(recipe(max_ctau=length)) for length in (None, 10.0, 50.0))
+    assert {310, 3122, 421, 111}.isdisjoint(plain)
+    assert whole >= {310, 3122}
+    assert whole.isdisjoint({421, 111})
+    assert 3122 in between
+    assert 310 not in between
+
+
 @pytest.mark.slow
 @needs_pythia
 def test_cuts_that_no_jet_passes_are_an_error(tmp_path: Path) -> None:
@@ -122,6 +162,7 @@ def test_cuts_that_no_jet_passes_are_an_error(tmp_path: Path) -> None:
         ({"seed": -1}, "seed is -1; expected a whole number from 0"),
         ({"constituents": 0}, "constituents is 0; expected at least 1"),
         ({"significant_bits": 2}, "significant_bits is 2; expected 8 to 24"),
+        ({"max_ctau": 0}, "max_ctau is 0; expected a length in mm above 0"),
         ({"workers": 0}, "workers is 0; expected at least 1"),
     ],
 )
@@ -145,6 +186,39 @@ def test_embedded_splits_have_their_size_and_share_no_jet(embedded: dict[str, Po
     assert len(np.unique(np.concatenate(rows), axis=0)) == sum(SPLITS.values())
     assert len({clouds.provenance["seed"] for clouds in embedded.values()}) == 3
     assert sum(find(f"datasets/jets/gluon30_{name}.hdf5").stat().st_size for name in SPLITS) < 8e6
+
+
+def test_the_embedded_files_are_those_of_the_card() -> None:
+    listed = dict(re.findall(r"^\| `gluon30_(\w+)\.hdf5` \| [\d,]+ \| \d \| `(\w{64})` \|$", CARD, re.MULTILINE))
+    assert set(listed) == set(SPLITS)
+    for name, digest in listed.items():
+        assert hashlib.sha256(find(f"datasets/jets/gluon30_{name}.hdf5").read_bytes()).hexdigest() == digest
+
+
+@needs_pythia
+def test_the_commands_of_the_card_are_the_recipes_of_the_embedded_files(embedded: dict[str, PointClouds]) -> None:
+    commands = re.findall(r"^    pcdiff (data make jets .* -o datasets/jets/gluon30_(\w+)\.hdf5)$", CARD, re.MULTILINE)
+    assert {name for _, name in commands} == set(SPLITS)
+    for command, name in commands:
+        args = parse(shlex.split(command))
+        again = recipe(
+            process=args.process, count=args.count, seed=args.seed, significant_bits=args.significant_bits
+        ).provenance()
+        stored = dict(embedded[name].provenance)
+        # Another installation may have other versions of Pythia and FastJet.
+        assert set(stored.pop("versions")) == set(again.pop("versions"))
+        assert stored == again
+
+
+@pytest.mark.slow
+@needs_pythia
+def test_an_embedded_split_is_made_again(tmp_path: Path, embedded: dict[str, PointClouds]) -> None:
+    stored = embedded["validation"]
+    if any(version(name) != found for name, found in stored.provenance["versions"].items()):
+        pytest.skip("another version of Pythia or FastJet")
+    again = io.read(make(tmp_path / "g.hdf5", count=2_000, seed=2, significant_bits=14))
+    assert again.equals(stored)
+    assert again.provenance == stored.provenance
 
 
 def test_embedded_columns_are_rounded_to_14_bits(embedded: dict[str, PointClouds]) -> None:
