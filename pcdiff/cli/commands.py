@@ -136,7 +136,7 @@ def reweight(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     truth, sample = read(find(args.truth), **_reading(args)), read(find(args.sample))
-    found = reweight(truth, sample, **_given(args, "kind", "folds", "seed"))
+    found = reweight(truth, sample, **_given(args, "kind", "folds", "held_out", "clip", "seed"))
     _say(f"{write(found.sample, args.output)}: {found}")
     if "report" in args:
         _show(found.closure(args.report))

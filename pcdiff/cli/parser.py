@@ -228,6 +228,8 @@ def _add_sampling(names: Any) -> None:
     reweight.add_argument(
         "--folds", metavar="N", type=_count, help="number of parts, each weighted by what the others say"
     )
+    reweight.add_argument("--held-out", metavar="SHARE", type=float, help="share of the truth set aside for the report")
+    reweight.add_argument("--clip", metavar="W", type=float, help="cut weights above W times their mean; default: none")
     reweight.add_argument("--seed", metavar="SEED", type=int, help="seed of the folds and of the training")
     _add_reading(reweight, "--format", "TRUTH")
 

@@ -19,7 +19,7 @@ from pcdiff.errors import DataError, suggest
 from pcdiff.files import made_folder, require_space
 from pcdiff.schema import JET_TYPES
 
-__all__ = ["DATA_SETS", "fetch"]
+__all__ = ["DATA_SETS", "download", "fetch"]
 
 _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def fetch(
     part = target.with_name(f"{target.name}.part")
     try:
         with made_folder(target.parent):
-            _download(url, part, timeout, shown=progress)
+            download(url, part, timeout, shown=progress)
             found = _md5(part)
             if wanted is not None and found != wanted:
                 part.unlink()
@@ -114,7 +114,7 @@ def fetch(
     return target
 
 
-def _download(url: str, part: Path, timeout: float, *, shown: bool) -> None:
+def download(url: str, part: Path, timeout: float, *, shown: bool) -> None:
     """Bring ``part`` to the full length of the file behind ``url``."""
     have = part.stat().st_size if part.exists() else 0
     with _open(url, have, timeout) as response:

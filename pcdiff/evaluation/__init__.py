@@ -7,19 +7,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pcdiff import __version__
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.evaluation.marginals import marginal_metrics, wasserstein
+from pcdiff.evaluation.memorisation import repetition_metrics
 from pcdiff.evaluation.metric import Metric, Resamples
 from pcdiff.evaluation.notes import left_out, unit_notes
+from pcdiff.evaluation.published import published_metrics
 from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.evaluation.sliced import sliced_wasserstein_metric
 from pcdiff.io import read
 from pcdiff.physics import Measured, measure
 
 __all__ = ["Evaluation", "Metric", "evaluate", "wasserstein"]
+
+if TYPE_CHECKING:
+    from pcdiff.evaluation.classifier import ClassifierTest
+    from pcdiff.evaluation.classifiers import Kind
 
 Clouds = PointClouds | str | os.PathLike[str]
 
@@ -31,7 +38,7 @@ def evaluate(
     *,
     reference: Clouds | None = None,
     training: Clouds | None = None,
-    classifiers: Iterable[str] = (),
+    classifiers: Iterable[Kind] = (),
     draws: int = 20,
     seed: int = 0,
     workers: int = 1,
@@ -49,7 +56,7 @@ def evaluate(
         reference: further true clouds, independent of ``truth`` and at least as many as each sample has, to measure the
             truth-versus-truth floor of W1 instead of estimating it by bootstrap.
         training: what the generator learned from, to see whether it repeats it.
-        classifiers: kinds of classifiers to tell the samples from the truth: ``"boosted"``, ``"net"``. They take minutes.
+        classifiers: kinds of classifiers to tell the samples from the truth: ``"boosted"``, ``"net"``. They take seconds for thousands of clouds.
         draws: number of bootstrap resamples, at least 2.
         seed: same seed, same numbers.
         workers: number of processes for the energy-flow polynomials.
@@ -59,14 +66,10 @@ def evaluate(
             expected one, the reference is too small, a number is out of range, or ``output`` holds something else than
             an older report.
     """
-    from pcdiff.evaluation.classifier import classifier_test
-    from pcdiff.evaluation.memorisation import repetition_metrics
-    from pcdiff.evaluation.published import published_metrics
-
     if seed < 0:
         raise DataError(f"seed is {seed}; expected a whole number from 0")
     if output is not None:
-        _require_replaceable(Path(output))
+        require_replaceable(Path(output))
     named = dict(samples) if isinstance(samples, Mapping) else {_name(samples): samples}
     if not named:
         raise DataError("no generated sample given; expected at least one")
@@ -74,9 +77,9 @@ def evaluate(
     further = None if reference is None else _measure(reference, "reference", true, workers)
     learned = None if training is None else _read(training, "training", true)
     measured = {name: _measure(sample, name, true, workers) for name, sample in named.items()}
-    results = []
+    results, kinds = [], tuple(dict.fromkeys(classifiers))
     for name, sample in measured.items():
-        tests = tuple(classifier_test(true, sample, kind=kind, seed=seed) for kind in classifiers)
+        tests = tuple(_classified(true, sample, kind, seed) for kind in kinds)
         resamples = Resamples.draw(true, sample, draws, seed)
         metrics = [
             *marginal_metrics(true, sample, resamples, reference=further),
@@ -110,7 +113,14 @@ def evaluate(
     return replace(evaluation, output=folder)
 
 
-def _require_replaceable(folder: Path) -> None:
+def _classified(truth: Measured, sample: Measured, kind: Kind, seed: int) -> ClassifierTest:
+    # Imports torch, which takes seconds.
+    from pcdiff.evaluation.classifier import classifier_test
+
+    return classifier_test(truth, sample, kind=kind, seed=seed)
+
+
+def require_replaceable(folder: Path) -> None:
     """Refuse a folder that holds anything but a report, before hours are spent on one that cannot be put there."""
     if not folder.exists():
         return

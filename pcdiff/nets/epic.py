@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pcdiff.config import EpicConfig
 from pcdiff.nets.base import PointNet
 
-__all__ = ["EpicNet"]
+__all__ = ["EpicLayer", "EpicNet"]
 
 
 class EpicNet(PointNet):
@@ -28,7 +28,7 @@ class EpicNet(PointNet):
         super().__init__(features, conditions, config.hidden)
         self.start = nn.Linear(self.context_size, config.global_size)
         self.layers = nn.ModuleList(
-            _EpicLayer(config.hidden, config.global_size, self.context_size) for _ in range(config.layers)
+            EpicLayer(config.hidden, config.global_size, self.context_size) for _ in range(config.layers)
         )
 
     def _points(self, x: Tensor, h: Tensor, mask: Tensor, context: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class EpicNet(PointNet):
         return h
 
 
-class _EpicLayer(nn.Module):
+class EpicLayer(nn.Module):
     """One EPiC layer: the global vector g learns from the pooled points, then each point h from itself and g.
 
     In the paper's words phi_g and phi_l are two-layer perceptrons with residual connections. A linear map of the
