@@ -49,7 +49,7 @@ class TrainingData:
             DataError: a file is missing, broken or holds values that are not physical.
             ConfigError: the data lack a feature that the config names, or it cannot be used as it says.
         """
-        train, validation = _read(config, config.data.train), _read(config, config.data.validation)
+        train, validation = read_clouds(config, config.data.train), read_clouds(config, config.data.validation)
         try:
             transform = Transform.fit(
                 train, config.features.points, config.features.clouds, use_type=config.features.type
@@ -71,7 +71,7 @@ class TrainingData:
         )
 
 
-def _read(config: Config, names: tuple[str, ...]) -> PointClouds:
+def read_clouds(config: Config, names: tuple[str, ...]) -> PointClouds:
     clouds = read(
         [find(name) for name in names],
         format=config.data.format,

@@ -299,9 +299,7 @@ def test_reader_options_are_yaml(work: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_make_jets(monkeypatch: pytest.MonkeyPatch) -> None:
     found = calls(monkeypatch, "pcdiff.data.make_jets", Path("x"))
     assert main(["data", "make", "jets", "--process", "g", "-n", "200000"]) == 0
-    options = (
-        "--radius 0.8 --pt 500:700 --eta 2.5 --constituents all --significant-bits 14 --max-ctau 10 --seed 3 --workers 2 -o q.root"
-    )
+    options = "--radius 0.8 --pt 500:700 --eta 2.5 --constituents all --significant-bits 14 --max-ctau 10 --seed 3 --workers 2 -o q.root"
     assert main(["data", "make", "jets", "--process", "q", "-n", "1e3", *options.split()]) == 0
     assert found == [
         ((Path("data/jets_g_200000.hdf5"),), {"process": "g", "count": 200_000}),

@@ -276,6 +276,20 @@ def test_lines_and_backlogs_larger_than_a_request(run: Path, store: str) -> None
 # Once
 
 
+def test_an_evaluation_that_is_added_to_a_run_is_sent_by_the_next_sync(run: Path, store: str) -> None:
+    append(run, 1)
+    sync(run, store)
+    added = run / "evaluations" / "more clouds" / "figures"
+    added.mkdir(parents=True)
+    (added / "mass.png").write_bytes(b"picture")
+    (added.parent / "index.html").write_text("report")
+    assert sync(run).artifacts == 2
+    (only,) = tracked(store)
+    listed = MlflowClient(tracking_uri=store).list_artifacts(only.info.run_id, "evaluations/more clouds/figures")
+    assert [entry.path for entry in listed] == ["evaluations/more clouds/figures/mass.png"]
+    assert sync(run).artifacts == 0
+
+
 def test_syncing_twice_changes_nothing(run: Path, store: str) -> None:
     append(run, 1, 2, 3)
     sync(run, store)

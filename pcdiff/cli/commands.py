@@ -144,14 +144,17 @@ def reweight(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """``pcdiff compare``"""
+    from pcdiff.cli.progress import bar
     from pcdiff.comparison import compare_runs
     from pcdiff.io import read
     from pcdiff.resources import find
 
-    chosen = _given(args, "count", "seed", "device")
+    chosen = _given(args, "count", "classifiers", "draws", "seed", "device", "workers")
     if "truth" in args:
-        chosen["truth"] = read(find(args.truth))
-    _show(compare_runs(args.runs, args.output, **chosen))
+        chosen["truth"] = read(find(args.truth), **_reading(args))
+    with bar("sampling") as advance:
+        evaluation = compare_runs(args.runs, args.output, **chosen, progress=advance)
+    _show(evaluation)
 
 
 def inspect(args: argparse.Namespace) -> None:

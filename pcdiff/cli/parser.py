@@ -199,17 +199,8 @@ def _add_sampling(names: Any) -> None:
     evaluate.add_argument("--reference", metavar="FILE", help="further true clouds, to measure the floor with")
     _add_reading(evaluate, "--format", "TRUTH and of the file of --reference")
     evaluate.add_argument("--training", metavar="FILE", help="what the generator learned from, to see if it repeats it")
-    evaluate.add_argument(
-        "--classifier",
-        metavar="KIND",
-        dest="classifiers",
-        action="append",
-        choices=("boosted", "net"),
-        help="let a classifier tell generated from true: boosted trees on observables, or a net on constituents; may be repeated",
-    )
-    evaluate.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
+    _add_judging(evaluate)
     evaluate.add_argument("--seed", metavar="SEED", type=int, help="seed of the resampling")
-    evaluate.add_argument("--workers", metavar="N", type=_count, help="processes for the energy-flow polynomials")
 
     reweight = _command(
         names,
@@ -246,8 +237,24 @@ def _add_sampling(names: Any) -> None:
         "--truth", metavar="FILE", help="true clouds; those that the runs were validated on when absent"
     )
     compare.add_argument("-n", dest="count", metavar="N", type=_count, help="number of clouds of each generator")
+    _add_reading(compare, "--format", "--truth")
+    _add_judging(compare)
     compare.add_argument("--seed", metavar="SEED", type=int, help="seed of the clouds and of the resampling")
     compare.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def _add_judging(parser: _Parser) -> None:
+    """The options that say how samples are compared with the truth."""
+    parser.add_argument(
+        "--classifier",
+        metavar="KIND",
+        dest="classifiers",
+        action="append",
+        choices=("boosted", "net"),
+        help="let a classifier tell generated from true: boosted trees on observables, or a net on constituents; may be repeated",
+    )
+    parser.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
+    parser.add_argument("--workers", metavar="N", type=_count, help="processes for the energy-flow polynomials")
 
 
 def _add_files(names: Any) -> None:

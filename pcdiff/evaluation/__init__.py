@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +79,7 @@ def evaluate(
     measured = {name: _measure(sample, name, true, workers) for name, sample in named.items()}
     results, kinds = [], tuple(dict.fromkeys(classifiers))
     for name, sample in measured.items():
-        tests = tuple(_classified(true, sample, kind, seed) for kind in kinds)
+        tests, refused = _classified(true, sample, kinds, seed)
         resamples = Resamples.draw(true, sample, draws, seed)
         metrics = [
             *marginal_metrics(true, sample, resamples, reference=further),
@@ -89,7 +89,7 @@ def evaluate(
             *(test.metric() for test in tests),
         ]
         involved = {"truth": true, name: sample} | ({} if further is None else {"reference": further})
-        notes = left_out(involved) + unit_notes(true, sample)
+        notes = left_out(involved) + unit_notes(true, sample) + refused
         results.append(SampleResult(ComparedSet.of(name, sample), tuple(metrics), tests, notes))
     evaluation = Evaluation(
         kind=true.kind,
@@ -113,11 +113,22 @@ def evaluate(
     return replace(evaluation, output=folder)
 
 
-def _classified(truth: Measured, sample: Measured, kind: Kind, seed: int) -> ClassifierTest:
+def _classified(
+    truth: Measured, sample: Measured, kinds: Sequence[Kind], seed: int
+) -> tuple[tuple[ClassifierTest, ...], tuple[str, ...]]:
+    """What classifiers find, and a note for each kind that cannot look at these sets."""
+    if not kinds:
+        return (), ()
     # Imports torch, which takes seconds.
     from pcdiff.evaluation.classifier import classifier_test
 
-    return classifier_test(truth, sample, kind=kind, seed=seed)
+    tests, refused = [], []
+    for kind in kinds:
+        try:
+            tests.append(classifier_test(truth, sample, kind=kind, seed=seed))
+        except DataError as error:
+            refused.append(f"classifier {kind} left out: {error}")
+    return tuple(tests), tuple(refused)
 
 
 def require_replaceable(folder: Path) -> None:

@@ -10,12 +10,14 @@ from scipy.sparse import csr_array
 
 from pcdiff.physics import Measured, Observable
 
-__all__ = ["Binned", "bins"]
+__all__ = ["Binned", "bins", "comparable"]
 
 Floats = npt.NDArray[np.float64]
 
 _MOST_BINS = 40
 _LEAST_ENTRIES = 25
+# Bins that fewer clouds fill have an error that is not known well enough for a pull.
+_LEAST_FILLED = 25
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,12 @@ class Binned:
 
 def _weights(measured: Measured) -> Floats:
     return np.ones(len(measured)) if measured.weights is None else measured.weights
+
+
+def comparable(truth: Binned, sample: Binned) -> npt.NDArray[np.bool_]:
+    """The bins in which two sets can be compared, shape (b,): at least 25 clouds of either fill them, and they fluctuate."""
+    filled = np.maximum(truth.filled, sample.filled) >= _LEAST_FILLED
+    return np.asarray(filled & (truth.variance + sample.variance > 0))
 
 
 def bins(observable: Observable, truth: Floats) -> Floats:

@@ -26,13 +26,14 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from pcdiff.errors import DataError
+from pcdiff.evaluation.calibration import calibration_error
 from pcdiff.evaluation.classifiers import Calibrated, Kind, Labelled, inputs_of, parts
 from pcdiff.evaluation.classifiers.boosted import Table
 from pcdiff.evaluation.classifiers.roc import Placements, placements
 from pcdiff.evaluation.metric import Metric
 from pcdiff.physics import Measured
 
-__all__ = ["ClassifierTest", "Ranked", "calibration_error", "classifier_test"]
+__all__ = ["ClassifierTest", "Ranked", "classifier_test"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,7 +77,7 @@ class ClassifierTest:
         truth_scores: shape (n,), calibrated probability of each true cloud to be true, both sets weighing the same, from a
             classifier that was not trained on it.
         sample_scores: shape (m,), the same of each generated cloud.
-        calibration_error: expected calibration error, see :func:`calibration_error`.
+        calibration_error: expected calibration error, see :func:`pcdiff.evaluation.calibration.calibration_error`.
         log_loss: mean of -log(probability of what a cloud is); log 2 = 0.693 knows nothing.
         ranking: what gives the sample away, the worst first; only of boosted trees.
         truth_size: number of true clouds.
@@ -184,32 +185,13 @@ def classifier_test(
         error=error,
         truth_scores=expit(odds[labelled.is_true]),
         sample_scores=expit(odds[~labelled.is_true]),
-        calibration_error=calibration_error(expit(odds), labelled.is_true, weights),
+        calibration_error=calibration_error(labelled.is_true, expit(odds), weights),
         log_loss=float(weights @ np.logaddexp(0, -margin) / weights.sum()),
         ranking=_ranking(labelled.inputs.names, drops, alone) if isinstance(labelled.inputs, Table) else (),
         truth_size=len(truth),
         sample_size=len(sample),
         folds=count,
     )
-
-
-def calibration_error(probabilities: Floats, is_true: npt.NDArray[np.bool_], weights: Floats, bins: int = 10) -> float:
-    """Mean over bins of equal numbers of clouds of |share of true clouds - mean probability of being true|.
-
-    The expected calibration error of Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599, who bin evenly.
-    Of n clouds with perfect probabilities near 0.5 chance alone gives 0.4 sqrt(bins / n).
-
-    Args:
-        probabilities: shape (n,).
-        is_true: shape (n,).
-        weights: shape (n,), how much each cloud counts.
-        bins: their number.
-    """
-    # Equal probabilities share a bin: cut apart, they would be so by the order in which the clouds stand.
-    edges = np.unique(np.quantile(probabilities, np.linspace(0, 1, bins + 1)[1:-1]))
-    which = np.searchsorted(edges, probabilities, "right")
-    gaps = np.bincount(which, weights * (is_true - probabilities))
-    return float(np.abs(gaps).sum() / weights.sum())
 
 
 def _placements(scores: Floats, held: Labelled) -> Placements:

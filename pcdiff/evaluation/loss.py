@@ -1,18 +1,88 @@
-"""The loss curve of a run."""
+"""The loss curves of runs."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from pcdiff.evaluation.style import (
+    LEGEND_LINE,
+    STYLE,
+    colour,
+    legend_above,
+    legend_rows,
+    line,
+    marker,
+    page,
+    panel,
+    plain,
+)
 from pcdiff.files import atomic_file
 
-__all__ = ["loss_curve"]
+__all__ = ["Losses", "loss_curve", "loss_figure"]
+
+# Of the steps, those at the start that do not decide how far up the axis goes: they are many times higher.
+_START = 20
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a run.
+
+    Attributes:
+        training: optimiser step -> mean loss since the point before.
+        validation: optimiser step -> loss of the validation clouds under the averaged weights.
+    """
+
+    training: dict[int, float]
+    validation: dict[int, float]
+
+    @classmethod
+    def read(cls, metrics: str | os.PathLike[str]) -> Losses:
+        """From a run's ``metrics.jsonl``; a last line that has no end is left out, for it is still being written."""
+        lines = [json.loads(text) for text in Path(metrics).read_text(encoding="utf-8").split("\n")[:-1]]
+        return cls(
+            *(
+                {each["step"]: each["metrics"][key] for each in lines if key in each["metrics"]}
+                for key in ("loss/train", "loss/validation")
+            )
+        )
+
+
+def loss_figure(runs: Mapping[str, Losses]) -> Figure:
+    """Training and validation loss of one or more runs against the step: lines and points of one colour a run.
+
+    Args:
+        runs: name in the legend -> losses.
+    """
+    several = len(runs) > 1
+    labels = [
+        f"{f'{plain(name)}, ' if several else ''}{what}"
+        for name in runs
+        for what in ("training", "validation (averaged weights)")
+    ]
+    above = LEGEND_LINE * legend_rows(labels) + 0.1
+    with mpl.rc_context(STYLE):
+        sheet = page(6.3, 4.1 + above)
+        axes = panel(sheet, 0.95, 0.62, 5.05, 3.4)
+        for place, losses in enumerate(runs.values()):
+            style: dict[str, Any] = {"color": colour(place), "linewidth": 1.0}
+            axes.plot(*_points(losses.training), line(place), alpha=0.5, label=labels[2 * place], **style)
+            dots: dict[str, Any] = {"marker": marker(place), "markersize": 4}
+            axes.plot(*_points(losses.validation), line(place), label=labels[2 * place + 1], **dots, **style)
+        _zoom(axes, list(runs.values()))
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("loss")
+        axes.yaxis.set_label_coords(-0.135, 0.5)
+        legend_above(axes)
+    return sheet
 
 
 def loss_curve(metrics: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
@@ -22,26 +92,20 @@ def loss_curve(metrics: str | os.PathLike[str], output: str | os.PathLike[str]) 
         metrics: a run's ``metrics.jsonl``.
         output: a PNG file.
     """
-    lines = [json.loads(line) for line in Path(metrics).read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    curves: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("loss/train", "training (mean since the point before)", {"color": "#9ecae1", "linewidth": 1}),
-        ("loss/validation", "validation (averaged weights)", {"color": "#d95f02", "marker": "o", "markersize": 4}),
-    )
-    for key, label, style in curves:
-        points = [(line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
-    shown = sorted(
-        line["metrics"]["loss/train"] for line in lines[len(lines) // 20 :] if "loss/train" in line["metrics"]
-    )
-    if len(shown) > 20:
-        # The first steps are many times higher and would flatten the rest.
-        axes.set_ylim(top=shown[int(0.99 * len(shown))] * 1.02)
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss")
-    axes.legend(frameon=False)
     with atomic_file(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        loss_figure({"": Losses.read(metrics)}).savefig(temporary, format="png")
+
+
+def _points(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    return list(values), list(values.values())
+
+
+def _zoom(axes: Any, runs: list[Losses]) -> None:
+    """Cut off the first steps of long runs, which would flatten the rest."""
+    tops = []
+    for losses in runs:
+        late = sorted(list(losses.training.values())[len(losses.training) // _START :])
+        if len(late) <= _START:
+            return
+        tops.append(1.02 * late[int(0.99 * len(late))])
+    axes.set_ylim(top=max(tops))

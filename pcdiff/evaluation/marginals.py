@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.stats import wasserstein_distance
 
 from pcdiff.errors import DataError
-from pcdiff.evaluation.binning import Binned, bins
+from pcdiff.evaluation.binning import Binned, bins, comparable
 from pcdiff.evaluation.metric import Group, Metric, Resamples, estimate
 from pcdiff.physics import Measured, Observable, observables, profiles
 
@@ -34,8 +34,6 @@ Floats = npt.NDArray[np.float64]
 _W1P = ("etarel", "phirel", "ptrel")
 # A sample is called too small when a shift of this fraction of the truth's standard deviation could be chance.
 _TELLABLE = 0.1
-# Bins of a profile that fewer true clouds fill are left out of chi-squared: their error is not known well enough.
-_LEAST_FILLED = 25
 
 
 def wasserstein(real: Floats | Sequence[float], generated: Floats | Sequence[float]) -> float:
@@ -192,8 +190,7 @@ def _measured_floor(observable: Observable, truth: Measured, reference: Measured
 
 def _binned_metrics(name: str, title: str, truth: Binned, sample: Binned, resamples: Resamples) -> Iterator[Metric]:
     """Triangular discriminator and chi-squared of one observable or profile."""
-    kept = (truth.filled >= _LEAST_FILLED) | (sample.filled >= _LEAST_FILLED)
-    kept &= truth.variance + sample.variance > 0
+    kept = comparable(truth, sample)
     if kept.sum() < 2:
         return
     pairs = {

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from pcdiff.evaluation.classifier import ClassifierTest
 
-__all__ = ["ComparedSet", "Evaluation", "Marginal", "Row", "SampleResult"]
+__all__ = ["ComparedSet", "Evaluation", "Marginal", "Row", "SampleResult", "common_exponent", "with_error"]
 
 # The chance that a sample of the truth is called different at all, whatever the number of metrics.
 _FALSE_ALARM = 0.01
+# Numbers from here on are written with a power of ten of their own.
+_LONG = 1e6
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Row(NamedTuple):
 class Marginal(NamedTuple):
     """One line of the table of observables, as text: its W1 as in :class:`Row`, and the pulls of what compares it in bins."""
 
+    name: str
     observable: str
     sample: str
     generated: str
@@ -198,7 +201,7 @@ class Evaluation:
                 found = [
                     (sample, metric) for sample in self.samples for metric in sample.metrics if metric.name == name
                 ]
-                exponent = min(_exponent(metric) for _, metric in found)
+                exponent = min(common_exponent(metric) for _, metric in found)
                 for sample, metric in found:
                     yield Row(
                         _with_unit(metric.title, exponent, metric.unit),
@@ -212,11 +215,12 @@ class Evaluation:
         for name, title in titles(self.kind).items():
             found = [sample for sample in self.samples if any(metric.about == name for metric in sample.metrics)]
             distances = [metric for sample in found if (metric := sample.metric(f"w1_{name}"))]
-            exponent = min(map(_exponent, distances), default=0)
+            exponent = min(map(common_exponent, distances), default=0)
             unit = distances[0].unit if distances else ""
             for sample in found:
                 distance = sample.metric(f"w1_{name}")
                 yield Marginal(
+                    name,
                     _with_unit(title, exponent, unit),
                     sample.compared.name,
                     *(("", "", "") if distance is None else _numbers(distance, exponent)),
@@ -268,7 +272,7 @@ class Evaluation:
 
     def _cells(self, row: Row | Marginal) -> list[str]:
         """The cells of a line; the name of the sample only where there are several."""
-        cells = [str(cell) for cell in row[:-1]]
+        cells = [str(cell) for cell in (row[1:-1] if isinstance(row, Marginal) else row[:-1])]
         return cells if len(self.samples) > 1 else [cells[0], *cells[2:]]
 
     def __repr__(self) -> str:
@@ -321,8 +325,8 @@ def _with_unit(title: str, exponent: int, unit: str) -> str:
 
 def _numbers(metric: Metric, exponent: int) -> tuple[str, str, str]:
     return (
-        _with_error(metric.value, metric.error, exponent),
-        _with_error(metric.floor, metric.floor_error, exponent),
+        with_error(metric.value, metric.error, exponent),
+        with_error(metric.floor, metric.floor_error, exponent),
         _pull(metric),
     )
 
@@ -333,14 +337,22 @@ def _pull(metric: Metric | None) -> str:
     return "∞" if metric.pull is None else f"{metric.pull:+.1f}"
 
 
-def _exponent(metric: Metric) -> int:
+def common_exponent(metric: Metric) -> int:
     """A power of ten, a multiple of three and at most 0, in which the floor is at least about 0.01."""
     size = abs(metric.floor) or abs(metric.value)
     return min(0, 3 * math.floor((math.log10(size) + 2) / 3)) if size > 0 else 0
 
 
-def _with_error(value: float, error: float, exponent: int) -> str:
-    """Value and error in units of 10^exponent, to two digits of the error."""
+def with_error(value: float, error: float, exponent: int) -> str:
+    """Value and error in units of 10^exponent, to two digits of the error; the value alone where it has none.
+
+    >>> with_error(0.01234, 0.00056, -3)
+    '12.34 ± 0.56'
+    """
     value, error = value / 10**exponent, error / 10**exponent
-    digits = min(max(0, 1 - math.floor(math.log10(error))), 4) if error > 0 else 2
+    if error == 0:
+        return f"{value:.4g}"
+    if max(abs(value), error) >= _LONG:
+        return f"{value:.2g} ± {error:.2g}"
+    digits = min(max(0, 1 - math.floor(math.log10(error))), 4)
     return f"{value:.{digits}f} ± {error:.{digits}f}"

@@ -236,7 +236,7 @@ class Replay:
 
     def _send_files(self) -> None:
         single = [self._run / "config.yaml", self._run / "run.json"]
-        folders = [self._run / name for name in ("figures", "generator", "evaluation")]
+        folders = [self._run / name for name in ("figures", "generator", "evaluation", "evaluations")]
         inside = [path for folder in folders for path in sorted(folder.rglob("*"))]
         for path in (path for path in [*single, *inside] if path.is_file()):
             name = path.relative_to(self._run)

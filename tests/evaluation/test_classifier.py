@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 import pcdiff
 from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError
-from pcdiff.evaluation.classifier import calibration_error, classifier_test
+from pcdiff.evaluation.calibration import calibration_error
+from pcdiff.evaluation.classifier import classifier_test
 from pcdiff.evaluation.classifiers import Calibrated, Labelled, area, inputs_of, parts
 from pcdiff.evaluation.classifiers.net import PointSets, SetClassifier, TrainedNet
 from pcdiff.evaluation.classifiers.roc import placements
@@ -133,11 +134,11 @@ def test_calibration_error_of_known_probabilities():
     p = rng.uniform(0.3, 0.7, n)
     is_true = rng.uniform(size=n) < p
     # Chance gives about 0.4 sqrt(bins / n) = 0.003.
-    assert calibration_error(p, is_true, np.ones(n)) < 0.006
+    assert calibration_error(is_true, p, np.ones(n)) < 0.006
     # Probabilities that are 0.1 too high are wrong by 0.1 in each bin; 5 standard errors of a mean.
-    assert calibration_error(p + 0.1, is_true, np.ones(n)) == pytest.approx(0.1, abs=5 * 0.5 / np.sqrt(n))
+    assert calibration_error(is_true, p + 0.1, np.ones(n)) == pytest.approx(0.1, abs=5 * 0.5 / np.sqrt(n))
     # A classifier that knows nothing says 0.5 of all, and is right, in whatever order the clouds stand.
-    assert calibration_error(np.full(10, 0.5), np.arange(10) < 5, np.ones(10)) == 0.0
+    assert calibration_error(np.arange(10) < 5, np.full(10, 0.5), np.ones(10)) == 0.0
 
 
 @pytest.mark.parametrize("kind", ["boosted", "net"])

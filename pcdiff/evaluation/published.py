@@ -1,0 +1,224 @@
+"""Metrics that papers on generated jets quote, each with its error and with what it is between two samples of the truth.
+
+W1EFP, FPD, KPD, coverage, MMD and FPND have the definitions of the JetNet library (W1M and W1P, which are distances of single observables,
+stand in :mod:`pcdiff.evaluation.marginals`). Papers quote them without a floor; here each has one:
+
+- W1EFP: as any W1, from pairs of resamples of the truth;
+- FPD and KPD: from the plug-in distances of such pairs, which is what the batches estimate; those of FPD go through its extrapolation;
+  the median of KPD's batches is a little below their mean, and its error is that of one batch, so its pulls are on the low side;
+- coverage and MMD: from batches out of two disjoint halves of the truth;
+- FPND: that of the truth itself in the same number, since a truth that is not JetNet differs from JetNet by physics too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pcdiff.evaluation.fpnd import FPND_MOST, FPND_SIZE, FPND_TYPES, activations, fpnd_resources, frechet_from_real
+from pcdiff.evaluation.marginals import weighted_wasserstein
+from pcdiff.evaluation.metric import Metric, Resamples, estimate
+from pcdiff.evaluation.physics_distances import (
+    extrapolated,
+    frechet_distance,
+    frechet_physics_distance,
+    kernel_discrepancy,
+    kernel_physics_distance,
+    moments,
+    resample_sizes,
+    scaled,
+)
+from pcdiff.evaluation.transport import matched_batches
+from pcdiff.physics import Measured
+from pcdiff.physics.jets import prime_columns
+
+__all__ = ["published_metrics"]
+
+Floats = npt.NDArray[np.float64]
+
+# As the JetNet library draws by default.
+_JETS, _BATCHES, _SEED = 100, 10, 42
+
+
+def published_metrics(truth: Measured, sample: Measured, resamples: Resamples, *, seed: int) -> list[Metric]:
+    """The published metrics that two sets of jets determine.
+
+    Those of energy-flow polynomials need these polynomials; coverage and MMD need 200 true and 100 generated jets; FPND needs what
+    ``pcdiff data fetch fpnd`` fetches, jets of at most 30 constituents and true jets all of one type: g, q or t.
+
+    Args:
+        resamples: of these two.
+        seed: same seed, same numbers.
+    """
+    metrics = []
+    if truth.polynomials is not None and sample.polynomials is not None:
+        metrics += [
+            _w1_polynomials(truth.polynomials, sample.polynomials, resamples),
+            _frechet(truth, sample, resamples),
+            _kernel(truth, sample, resamples),
+        ]
+    plane = {"etarel", "phirel", "ptrel"}
+    if (
+        truth.clouds is None
+        or sample.clouds is None
+        or not (plane <= set(truth.values) and plane <= set(sample.values))
+    ):
+        return metrics
+    if len(truth) >= 2 * _JETS and len(sample) >= _JETS:
+        metrics += _coverage(truth, sample, seed)
+    type = _single_type(truth)
+    small = max(truth.counts.max(), sample.counts.max()) <= FPND_SIZE
+    if type is not None and small and fpnd_resources().is_file():
+        metrics.append(_particlenet(truth, sample, type, resamples))
+    return metrics
+
+
+def _w1_polynomials(real: Floats, generated: Floats, resamples: Resamples) -> Metric:
+    columns = prime_columns()
+    pooled = np.concatenate([real[:, columns], generated[:, columns]])
+    first, second = resamples.pooled()
+
+    def mean(values: Floats, one: Floats, two: Floats) -> Floats:
+        owners = np.arange(len(values))
+        found: Floats = np.mean([weighted_wasserstein(column, owners, one, two) for column in values.T], axis=0)
+        return found
+
+    value, *resampled = mean(pooled, first, second)
+    return estimate(
+        "w1efp",
+        f"W1EFP, mean of {len(columns)} EFPs (n = 4, d = 4)",
+        group="published",
+        sizes=(len(real), len(generated)),
+        value=float(value),
+        resampled=np.array(resampled),
+        null=mean(real[:, columns], resamples.null_truth, resamples.null_sample),
+    )
+
+
+def _frechet(truth: Measured, sample: Measured, resamples: Resamples) -> Metric:
+    assert truth.polynomials is not None
+    assert sample.polynomials is not None
+    real, generated = truth.polynomials, sample.polynomials
+    value, _ = frechet_physics_distance(real, generated, real_weights=truth.weights, generated_weights=sample.weights)
+    one, two = scaled(real, generated)
+
+    def distances(other: Floats, first: Floats, second: Floats) -> Floats:
+        pairs = zip(*moments(one, first), *moments(other, second), strict=True)
+        return np.array([frechet_distance(*pair) for pair in pairs])
+
+    null = distances(one, resamples.null_truth, resamples.null_sample)
+    # Resamples of N clouds are further apart than their sets by a term in 1/N: that of the truth with itself.
+    sizes = resample_sizes()
+    rng = np.random.default_rng(_SEED)
+    chances = resamples.truth_weights / resamples.truth_weights.sum()
+    again = [rng.multinomial(sizes[0], chances, size=_BATCHES).astype(np.float64) for _ in range(2)]
+    apart = sizes[0] * distances(one, again[0], again[1]).mean()
+    return estimate(
+        "fpd",
+        f"FPD, {real.shape[1]} EFPs",
+        group="published",
+        sizes=(len(real), len(generated)),
+        value=value,
+        resampled=distances(two, resamples.truth, resamples.sample),
+        null=np.array([extrapolated(sizes, plain + apart / sizes)[0] for plain in null]),
+    )
+
+
+def _kernel(truth: Measured, sample: Measured, resamples: Resamples) -> Metric:
+    assert truth.polynomials is not None
+    assert sample.polynomials is not None
+    real, generated = truth.polynomials, sample.polynomials
+    value, error = kernel_physics_distance(
+        real, generated, real_weights=truth.weights, generated_weights=sample.weights
+    )
+    return estimate(
+        "kpd",
+        f"KPD, {real.shape[1]} EFPs",
+        group="published",
+        sizes=(len(real), len(generated)),
+        value=value,
+        resampled=np.array([value]),
+        error=error,
+        null=kernel_discrepancy(scaled(real, real)[0], resamples.null_truth, resamples.null_sample),
+    )
+
+
+def _coverage(truth: Measured, sample: Measured, seed: int) -> list[Metric]:
+    assert truth.clouds is not None
+    assert sample.clouds is not None
+    found = matched_batches(
+        truth.clouds,
+        sample.clouds,
+        size=_JETS,
+        batches=_BATCHES,
+        seed=seed,
+        real_weights=truth.weights,
+        generated_weights=sample.weights,
+    )
+    order = np.random.default_rng(seed).permutation(len(truth))
+    halves = order[: len(truth) // 2], order[len(truth) // 2 :]
+    weights = [None if truth.weights is None else truth.weights[half] for half in halves]
+    null = matched_batches(
+        *(truth.clouds[half] for half in halves),
+        size=_JETS,
+        batches=_BATCHES,
+        # Other draws than those of the comparison.
+        seed=seed + 1,
+        real_weights=weights[0],
+        generated_weights=weights[1],
+    )
+    titles = f"{_JETS} jets x {_BATCHES}"
+    return [
+        estimate(
+            name,
+            f"{title}, {titles}",
+            group="published",
+            sizes=(len(truth), len(sample)),
+            value=float(values.mean()),
+            resampled=_as_means(values),
+            null=_as_means(by_chance),
+            larger_is_worse=name == "mmd",
+        )
+        for name, title, values, by_chance in zip(
+            ("coverage", "mmd"), ("Cov, coverage", "MMD, minimum matching distance"), found, null, strict=True
+        )
+    ]
+
+
+def _as_means(batches: Floats) -> Floats:
+    """Values of batches, drawn together to spread as their mean does."""
+    mean = batches.mean()
+    return np.asarray(mean + (batches - mean) / np.sqrt(len(batches)))
+
+
+def _particlenet(truth: Measured, sample: Measured, type: str, resamples: Resamples) -> Metric:
+    assert truth.clouds is not None
+    assert sample.clouds is not None
+    size = min(FPND_MOST, len(truth), len(sample))
+    distances = []
+    for clouds, weights, drawn in (
+        (sample.clouds, resamples.sample_weights, resamples.sample),
+        (truth.clouds, resamples.truth_weights, resamples.truth),
+    ):
+        found = activations(clouds[:size])
+        distances.append(frechet_from_real(found, np.vstack([weights, drawn])[:, :size], type))
+    (value, *resampled), (floor, *null) = distances
+    return estimate(
+        "fpnd",
+        f"FPND from JetNet's {type} jets, {size} jets; the floor is the truth's own",
+        group="published",
+        sizes=(size, size),
+        value=float(value),
+        resampled=np.array(resampled),
+        null=np.array(null),
+        floor=float(floor),
+    )
+
+
+def _single_type(truth: Measured) -> str | None:
+    """The type of all jets where it is one that FPND knows."""
+    if truth.clouds is None or "type" not in truth.clouds.schema.cloud_names:
+        return None
+    found = np.unique(truth.clouds.feature("type"))
+    name = truth.clouds.schema.cloud("type").categories[int(found[0])] if len(found) == 1 else None
+    return name if name in FPND_TYPES else None
