@@ -50,9 +50,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/repo-review . --show errskip
 
-# Executes notebooks/*.py and stores them with their output in docs/notebooks/, where the docs show them.
+# Executes notebooks/*.py and stores them with their output in docs/notebooks/, where the docs show them;
+# one of them with, for example: make notebooks NAME=quickstart_jets
 notebooks: $(VENV)/installed-dev
-	$(BIN)/python docs/notebooks/execute.py
+	$(BIN)/python docs/notebooks/execute.py $(NAME)
 
 docs: $(VENV)/installed-dev
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
@@ -60,6 +61,7 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/observables.py
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

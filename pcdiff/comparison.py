@@ -31,6 +31,7 @@ def compare_runs(
     truth: PointClouds | str | os.PathLike[str] | None = None,
     count: int = 10_000,
     classifiers: Iterable[Kind] = (),
+    fpnd: bool = False,
     draws: int = 20,
     seed: int = 0,
     device: str = "auto",
@@ -47,7 +48,7 @@ def compare_runs(
         output: folder for the report, which replaces an older report.
         truth: point clouds, or a file or glob to read; the validation clouds of the runs when absent.
         count: number of clouds to sample from each run.
-        classifiers, draws, workers: as in :func:`~pcdiff.evaluation.evaluate`.
+        classifiers, fpnd, draws, workers: as in :func:`~pcdiff.evaluation.evaluate`.
         seed: of sampling and of resampling.
         device: to sample on; see :func:`pcdiff.bundle.pick_device`.
         progress: called now and then with the number of clouds made since the last call.
@@ -81,7 +82,7 @@ def compare_runs(
                 device=pick_device(device).type,
             )
         )
-    evaluation = evaluate(truth, samples, classifiers=classifiers, draws=draws, seed=seed, workers=workers)
+    evaluation = evaluate(truth, samples, classifiers=classifiers, fpnd=fpnd, draws=draws, seed=seed, workers=workers)
     assert evaluation.measured_truth is not None
     write_report(evaluation, evaluation.measured_truth, evaluation.measured_samples, Path(output), runs=summaries)
     return replace(evaluation, output=Path(output))

@@ -29,6 +29,8 @@ from pcdiff.data import make_jets, toy
 from pcdiff.data.toys import TOYS
 from pcdiff.errors import PcdiffError
 from pcdiff.evaluation import evaluate
+from pcdiff.evaluation.reweighting import reweight
+from pcdiff.resources import find
 from pcdiff.schema import jet_schema
 
 JETS = 300
@@ -257,7 +259,8 @@ def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str
 
     for command, function, names in (
         (["sample"], pcdiff.Generator.iterate, ("seed", "device")),
-        (["evaluate"], evaluate, ("draws", "seed")),
+        (["evaluate"], evaluate, ("draws", "seed", "workers")),
+        (["reweight"], reweight, ("kind", "folds", "seed")),
         (["data", "make", "jets"], make_jets, ("radius", "eta", "constituents", "seed")),
         (["data", "make", "toy"], toy, ("seed",)),
     ):
@@ -334,6 +337,52 @@ def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     found = calls(monkeypatch, "pcdiff.data.fetch", Path("x"))
     assert main(["data", "fetch", "jetnet30", "--type", "g", "-o", "here"]) == 0
     assert found == [(("jetnet30",), {"type": "g", "output": Path("here")})]
+
+
+def test_fetch_of_what_fpnd_compares_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = calls(monkeypatch, "pcdiff.evaluation.fpnd.fetch_fpnd_resources", Path("there"))
+    assert main(["data", "fetch", "fpnd"]) == 0
+    assert found == [((), {})]
+    assert capsys.readouterr().out == "there\n"
+
+
+def test_compare(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calls(monkeypatch, "pcdiff.comparison.compare_runs", SimpleNamespace(tables=lambda: (), output=None))
+    options = "--truth validation.parquet -n 1e3 --classifier boosted --classifier net --fpnd --draws 7 --seed 3 --device cpu --workers 2"
+    assert main(["compare", "one", "two", "-o", "side", *options.split()]) == 0
+    ((args, given),) = found
+    assert args == ([Path("one"), Path("two")], Path("side"))
+    assert given.pop("truth").equals(pcdiff.read("validation.parquet"))
+    assert callable(given.pop("progress"))
+    chosen = {
+        "count": 1000,
+        "classifiers": ["boosted", "net"],
+        "fpnd": True,
+        "draws": 7,
+        "seed": 3,
+        "device": "cpu",
+        "workers": 2,
+    }
+    assert given == chosen
+
+
+def test_reweight_writes_the_weights_and_the_closure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    jets = pcdiff.read(find("datasets/jets/gluon30_test.hdf5"))
+    pcdiff.write(jets[:600], "truth.parquet")
+    pcdiff.write(jets[600:1000], "sample.parquet")
+    words = "truth.parquet sample.parquet -o weighted.root --kind net --folds 2 --held-out 0.5 --clip 5 --seed 1 --report closure"
+    assert main(["reweight", *words.split()]) == 0
+    weighted = pcdiff.read("weighted.root")
+    expected = reweight(jets[:600], jets[600:1000], kind="net", folds=2, held_out=0.5, clip=5, seed=1)
+    np.testing.assert_allclose(weighted.feature("weight"), expected.sample.feature("weight"), rtol=1e-4)
+    assert weighted.feature("weight").mean() == pytest.approx(1)
+    shown = capsys.readouterr().out
+    assert "weighted.root: 400 weighted clouds" in shown
+    assert "against 300 true jets" in shown
+    assert (tmp_path / "closure" / "index.html").is_file()
 
 
 def test_fetch_leaves_the_type_to_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,7 @@ def likelihood(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """``pcdiff evaluate``"""
+    from pcdiff.cli.progress import stages
     from pcdiff.evaluation import evaluate
     from pcdiff.io import read
     from pcdiff.resources import find
@@ -122,21 +123,27 @@ def evaluate(args: argparse.Namespace) -> None:
     stems = [Path(sample).stem for sample in args.samples]
     names = stems if len(set(stems)) == len(stems) else args.samples
     samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
-    chosen = _given(args, "output", "classifiers", "draws", "seed", "workers")
+    chosen = _given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers")
     for name in ("reference", "training"):
         if name in args:
             chosen[name] = read(find(getattr(args, name)), **_reading(args))
-    _show(evaluate(read(find(args.truth), **_reading(args)), samples, **chosen))
+    truth = read(find(args.truth), **_reading(args))
+    with stages() as say:
+        evaluation = evaluate(truth, samples, **chosen, progress=say)
+    _show(evaluation)
 
 
 def reweight(args: argparse.Namespace) -> None:
     """``pcdiff reweight``"""
+    from pcdiff.cli.progress import bar
     from pcdiff.evaluation.reweighting import reweight
     from pcdiff.io import read, write
     from pcdiff.resources import find
 
     truth, sample = read(find(args.truth), **_reading(args)), read(find(args.sample))
-    found = reweight(truth, sample, **_given(args, "kind", "folds", "held_out", "clip", "seed"))
+    chosen = _given(args, "kind", "folds", "held_out", "clip", "seed")
+    with bar("folds", chosen.get("folds")) as advance:
+        found = reweight(truth, sample, **chosen, progress=lambda: advance(1))
     _say(f"{write(found.sample, args.output)}: {found}")
     if "report" in args:
         _show(found.closure(args.report))
@@ -149,7 +156,7 @@ def compare(args: argparse.Namespace) -> None:
     from pcdiff.io import read
     from pcdiff.resources import find
 
-    chosen = _given(args, "count", "classifiers", "draws", "seed", "device", "workers")
+    chosen = _given(args, "count", "classifiers", "fpnd", "draws", "seed", "device", "workers")
     if "truth" in args:
         chosen["truth"] = read(find(args.truth), **_reading(args))
     with bar("sampling") as advance:

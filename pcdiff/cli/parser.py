@@ -253,6 +253,9 @@ def _add_judging(parser: _Parser) -> None:
         choices=("boosted", "net"),
         help="let a classifier tell generated from true: boosted trees on observables, or a net on constituents; may be repeated",
     )
+    parser.add_argument(
+        "--fpnd", action="store_true", help="also FPND from real JetNet jets; first: pcdiff data fetch fpnd"
+    )
     parser.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
     parser.add_argument("--workers", metavar="N", type=_count, help="processes for the energy-flow polynomials")
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.evaluation.fpnd import FPND_MOST, FPND_SIZE, FPND_TYPES, activations, fpnd_resources, frechet_from_real
+from pcdiff.errors import DataError
+from pcdiff.evaluation.fpnd import FPND_MOST, FPND_TYPES, activations, frechet_from_real
 from pcdiff.evaluation.marginals import weighted_wasserstein
 from pcdiff.evaluation.metric import Metric, Resamples, estimate
 from pcdiff.evaluation.physics_distances import (
@@ -40,15 +41,21 @@ Floats = npt.NDArray[np.float64]
 _JETS, _BATCHES, _SEED = 100, 10, 42
 
 
-def published_metrics(truth: Measured, sample: Measured, resamples: Resamples, *, seed: int) -> list[Metric]:
+def published_metrics(
+    truth: Measured, sample: Measured, resamples: Resamples, *, seed: int, fpnd: bool = False
+) -> list[Metric]:
     """The published metrics that two sets of jets determine.
 
-    Those of energy-flow polynomials need these polynomials; coverage and MMD need 200 true and 100 generated jets; FPND needs what
-    ``pcdiff data fetch fpnd`` fetches, jets of at most 30 constituents and true jets all of one type: g, q or t.
+    Those of energy-flow polynomials need these polynomials; coverage and MMD need 200 true and 100 generated jets.
 
     Args:
         resamples: of these two.
         seed: same seed, same numbers.
+        fpnd: FPND as well, which takes about five seconds for 1,000 jets.
+
+    Raises:
+        DataError: FPND of what it is not defined for: other than jets of at most 30 constituents, true ones all of one type g, q
+            or t; or without what ``pcdiff data fetch fpnd`` fetches.
     """
     metrics = []
     if truth.polynomials is not None and sample.polynomials is not None:
@@ -63,13 +70,13 @@ def published_metrics(truth: Measured, sample: Measured, resamples: Resamples, *
         or sample.clouds is None
         or not (plane <= set(truth.values) and plane <= set(sample.values))
     ):
+        if fpnd:
+            raise DataError("FPND is defined for jets with etarel, phirel and ptrel, which these sets do not determine")
         return metrics
     if len(truth) >= 2 * _JETS and len(sample) >= _JETS:
         metrics += _coverage(truth, sample, seed)
-    type = _single_type(truth)
-    small = max(truth.counts.max(), sample.counts.max()) <= FPND_SIZE
-    if type is not None and small and fpnd_resources().is_file():
-        metrics.append(_particlenet(truth, sample, type, resamples))
+    if fpnd:
+        metrics.append(_particlenet(truth, sample, _single_type(truth), resamples))
     return metrics
 
 
@@ -215,10 +222,16 @@ def _particlenet(truth: Measured, sample: Measured, type: str, resamples: Resamp
     )
 
 
-def _single_type(truth: Measured) -> str | None:
-    """The type of all jets where it is one that FPND knows."""
-    if truth.clouds is None or "type" not in truth.clouds.schema.cloud_names:
-        return None
-    found = np.unique(truth.clouds.feature("type"))
-    name = truth.clouds.schema.cloud("type").categories[int(found[0])] if len(found) == 1 else None
-    return name if name in FPND_TYPES else None
+def _single_type(truth: Measured) -> str:
+    """The type of all jets, one that FPND knows."""
+    assert truth.clouds is not None
+    names: list[str] = []
+    if "type" in truth.clouds.schema.cloud_names:
+        categories = truth.clouds.schema.cloud("type").categories
+        names = [categories[int(number)] for number in np.unique(truth.clouds.feature("type"))]
+    if len(names) != 1 or names[0] not in FPND_TYPES:
+        raise DataError(
+            f"FPND: the true jets have {'the types ' + ', '.join(names) if names else 'no type'}; "
+            f"expected all of one of {', '.join(FPND_TYPES)}"
+        )
+    return names[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import norm
+from scipy.stats import t
 
 from pcdiff.errors import DataError, suggest
 from pcdiff.evaluation.metric import Metric
@@ -64,18 +64,23 @@ class SampleResult:
         metrics: its comparisons with the truth.
         classifiers: how well classifiers tell it from the truth, if they were asked.
         notes: which observables were left out, and why.
+        draws: number of bootstrap resamples.
     """
 
     compared: ComparedSet
     metrics: tuple[Metric, ...]
     classifiers: tuple[ClassifierTest, ...]
     notes: tuple[str, ...]
+    draws: int
 
     @property
     def threshold(self) -> float:
-        """A pull beyond this is called a difference: of a sample of the truth, with as many independent normal pulls as there are
-        metrics, one in a hundred would have any beyond it (Bonferroni)."""
-        return float(norm.isf(_FALSE_ALARM / max(len(self.metrics), 1)))
+        """A pull beyond this is called a difference: of samples of the truth one in a hundred would have any pull beyond it.
+
+        For as many pulls as there are metrics (Bonferroni), each following Student's t distribution, since the errors that it is
+        made with are themselves known only as well as ``draws`` resamples tell.
+        """
+        return float(t.isf(_FALSE_ALARM / max(len(self.metrics), 1), self.draws - 1))
 
     @property
     def different(self) -> tuple[Metric, ...]:
@@ -302,7 +307,9 @@ class Evaluation:
         return f"{samples} against {self.truth.clouds:,} true {self.kind}"
 
     def _explanation(self) -> str:
-        lines = ["pull = (generated - floor) / combined error, positive where the sample is worse than truth"]
+        lines = [
+            "pull = (generated - floor) / (error of this difference for truth), positive where the sample is worse than truth"
+        ]
         for sample in self.samples:
             name, verdict = sample.compared.name, "no difference from the truth found"
             if sample.different:

@@ -58,6 +58,9 @@ STYLE: dict[Any, Any] = {
     "ytick.minor.visible": True,
     "pdf.fonttype": 42,
     "figure.facecolor": "white",
+    # Panels are placed by hand, whatever layout the user's own settings ask for.
+    "figure.constrained_layout.use": False,
+    "figure.autolayout": False,
 }
 
 

@@ -8,6 +8,9 @@ import pytest
 from pcdiff.clouds import PointClouds
 from pcdiff.schema import jet_schema
 
+# Runs in an environment of its own, with the package jetnet.
+collect_ignore = ["jetnet_reference.py"]
+
 
 @pytest.fixture(scope="session")
 def toy_jets():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -213,7 +215,7 @@ def result(name, pulls):
         )
 
     metrics = [metric(about, number, pull) for about, pull in pulls.items() for number, pull in enumerate((-2.0, pull))]
-    return SampleResult(ComparedSet(name, 10, 10, 10.0, {}), tuple(metrics), (), ())
+    return SampleResult(ComparedSet(name, 10, 10, 10.0, {}), tuple(metrics), (), (), 20)
 
 
 def test_the_ranking_has_the_worst_observables_first_and_shows_infinite_pulls():
@@ -297,3 +299,12 @@ def test_losses_of_runs_are_drawn_over_each_other(tmp_path):
     assert axes.lines[0].get_color() == axes.lines[1].get_color() != axes.lines[2].get_color()
     assert texts(axes.get_legend())[1] == "one, validation (averaged weights)"
     assert inside_page(sheet)
+
+
+@pytest.mark.parametrize("setting", ["figure.constrained_layout.use", "figure.autolayout"])
+def test_the_users_own_layout_changes_nothing(setting, four_sets):
+    """Warnings are errors here, and panels are placed by hand."""
+    with mpl.rc_context({setting: True}):
+        page = figure(JETS["mass"], four_sets["truth"], {"a": four_sets["a"]})
+        page.savefig(io.BytesIO(), format="png")
+    assert page.get_layout_engine() is None

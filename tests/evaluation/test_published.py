@@ -9,6 +9,7 @@ from scipy.stats import wasserstein_distance
 
 import pcdiff
 from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError
 from pcdiff.evaluation import published
 from pcdiff.evaluation.metric import Metric, Resamples
 from pcdiff.evaluation.physics_distances import frechet_physics_distance, kernel_physics_distance
@@ -54,8 +55,8 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "_BATCHES", 6)
 
 
-def compare(truth: Measured, sample: Measured, seed: int = 0, draws: int = 20) -> dict[str, Metric]:
-    metrics = published_metrics(truth, sample, Resamples.draw(truth, sample, draws, seed), seed=seed)
+def compare(truth: Measured, sample: Measured, seed: int = 0, *, fpnd: bool = False) -> dict[str, Metric]:
+    metrics = published_metrics(truth, sample, Resamples.draw(truth, sample, 20, seed), seed=seed, fpnd=fpnd)
     return {metric.name: metric for metric in metrics}
 
 
@@ -128,9 +129,7 @@ def test_what_the_sets_do_not_determine_is_left_out(gluons: Measured) -> None:
     assert compare(Measured("vectors", truth.counts, {}), Measured("vectors", sample.counts, {})) == {}
 
 
-def test_fpnd_comes_with_the_truths_own_as_its_floor(
-    gluons: Measured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_fpnd_comes_with_the_truths_own_as_its_floor(gluons: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     # In place of the network's: multiplicity and ptrel of the first constituent; in place of the distance: their weighted mean.
     def activations(clouds: PointClouds) -> np.ndarray:
         return np.stack([clouds.counts, clouds.column("ptrel")[clouds.offsets[:-1]]], axis=1)
@@ -141,8 +140,7 @@ def test_fpnd_comes_with_the_truths_own_as_its_floor(
     )
     truth, sample = part(gluons, slice(0, 150)), part(gluons, slice(150, 250))
     assert "fpnd" not in compare(truth, sample)
-    (tmp_path / "fpnd_jetnet30.safetensors").touch()
-    found = compare(truth, sample)["fpnd"]
+    found = compare(truth, sample, fpnd=True)["fpnd"]
     leading = gluons.clouds.column("ptrel")[gluons.clouds.offsets[:-1]]
     assert found.value == pytest.approx(leading[150:250].mean(), rel=1e-6)
     assert found.floor == pytest.approx(leading[:100].mean(), rel=1e-6)
@@ -155,4 +153,10 @@ def test_fpnd_comes_with_the_truths_own_as_its_floor(
     features["type"][0] = 1
     points = {name: truth.clouds.column(name) for name in truth.clouds.schema.point_names}
     mixed = PointClouds.from_flat(points, truth.clouds.offsets, features, truth.clouds.schema)
-    assert "fpnd" not in compare(replace(truth, clouds=mixed), sample)
+    with pytest.raises(DataError, match="the true jets have the types g, q; expected all of one of g, q, t"):
+        compare(replace(truth, clouds=mixed), sample, fpnd=True)
+
+
+def test_fpnd_without_its_resources_says_how_to_get_them(gluons: Measured) -> None:
+    with pytest.raises(DataError, match="pcdiff data fetch fpnd"):
+        compare(part(gluons, slice(0, 50)), part(gluons, slice(50, 100)), fpnd=True)

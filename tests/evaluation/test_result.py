@@ -48,7 +48,7 @@ def test_one_sample_needs_no_column_of_names(toy_jets):
     assert page.count("<th>") == 4 + 6
 
 
-def with_pulls(*pulls, about="mass"):
+def with_pulls(*pulls, about="mass", draws=20):
     """A result whose metrics have these pulls."""
     metrics = tuple(
         estimate(
@@ -63,13 +63,18 @@ def with_pulls(*pulls, about="mass"):
         )
         for number, pull in enumerate(pulls)
     )
-    return SampleResult(ComparedSet("made", 10, 10, 10.0, {}), metrics, (), ())
+    return SampleResult(ComparedSet("made", 10, 10, 10.0, {}), metrics, (), (), draws)
 
 
 @pytest.mark.parametrize("number", [1, 10, 100])
 def test_one_in_a_hundred_samples_of_the_truth_would_be_called_different(number):
-    threshold = with_pulls(*[0.0] * number).threshold
+    threshold = with_pulls(*[0.0] * number, draws=100_000).threshold
     assert 1 - norm.cdf(threshold) ** number == pytest.approx(0.01, rel=0.01)
+    # With few draws: a normal number over a standard deviation from 20 draws.
+    rng = np.random.default_rng(number)
+    values = rng.normal(size=200_000) / rng.normal(size=(20, 200_000)).std(axis=0, ddof=1)
+    beyond = (values > with_pulls(*[0.0] * number).threshold).mean()
+    assert abs(beyond - 0.01 / number) < 4 * np.sqrt(0.01 / number / 200_000)
 
 
 def test_the_worst_stands_first_and_is_blamed():
@@ -118,5 +123,6 @@ def test_the_note_is_in_the_table(toy_jets):
     notes = evaluate(truth, sample, draws=2).samples[0].notes
     assert [note.split(" differ")[0] for note in notes] == [
         "values of mass of the kept constituents",
+        "values of soft-drop mass",
         "values of pT of the summed kept constituents",
     ]
