@@ -42,11 +42,10 @@ def test_a_run_is_compared_in_coordinates_and_radius(tmp_path: Path) -> None:
     run = trained(tmp_path, toy("two-gaussians", 500, seed=1), toy("two-gaussians", 200, seed=2))
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]
     assert {name for name in last if name.startswith("validation/")} == {
-        "validation/w1_x",
-        "validation/w1_y",
-        "validation/w1_radius",
+        f"validation/{kind}_{name}" for kind in ("w1", "triangular", "chi2") for name in ("x", "y", "radius")
     }
-    assert {path.stem for path in (run / "evaluation" / "figures").glob("*.png")} == {"x", "y", "radius", "x_y"}
+    drawn = {path.stem for path in (run / "evaluation" / "figures").glob("*.png")}
+    assert drawn == {"x", "y", "radius", "x_y", "ranking"}
     made = Generator.load(run).sample(300, seed=4)
     assert made.schema == vector_schema(["x", "y"])
     assert (made.counts == 1).all()

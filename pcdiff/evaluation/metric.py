@@ -6,9 +6,8 @@ and falls only as the square root of the sample sizes. So a value says nothing b
 - its error: the spread when both samples are resampled with replacement (bootstrap);
 - the truth-versus-truth floor: the mean and spread of the same metric between two samples of the truth *of the same
   sizes* as those compared;
-- the pull, (value - floor) / sqrt(min(error, floor_error)^2 + floor_error^2), counted so that a positive one is a difference
-  from the truth. Of a sample of the truth the two errors are alike; of one far from it the error grows with the distance itself,
-  and would hide the worst samples if it counted in full.
+- the pull, (value - floor) / sqrt(error^2 + floor_error^2), counted so that a positive one is a difference from the truth. Far from
+  the truth the error of a squared distance grows with the distance itself, so pulls tell that samples differ, values by how much.
 
 Resampling draws whole clouds: the constituents of one jet are correlated, and treating them as independent would make
 the errors and the floor too small. The floor comes from pairs of independent resamples of the truth. To leading order in
@@ -52,8 +51,8 @@ class Metric:
             ``num_eval_samples`` is the sample size; resampling adds noise, so it is above ``value``.
         floor: mean of the metric between two samples of the truth of the same sizes.
         floor_error: standard deviation of one such value.
-        pull: (value - floor) / sqrt(min(error, floor_error)^2 + floor_error^2), with the sign turned where smaller values are
-            worse; None where neither fluctuates but they differ.
+        pull: (value - floor) / sqrt(error^2 + floor_error^2), with the sign turned where smaller values are worse; None
+            where neither fluctuates but they differ.
         truth_size: number of true clouds.
         sample_size: number of generated clouds.
         draws: number of resamples, batches or folds that the errors come from.
@@ -113,7 +112,7 @@ def estimate(
     spread = float(resampled.std(ddof=1)) if error is None else error
     floor_error = float(null.std(ddof=1))
     floor = float(null.mean()) if floor is None else floor
-    noise = float(np.hypot(min(spread, floor_error), floor_error))
+    noise = float(np.hypot(spread, floor_error))
     worse = value - floor if larger_is_worse else floor - value
     warning = ""
     if tellable is not None and floor + 3 * floor_error > tellable:

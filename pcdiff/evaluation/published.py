@@ -6,7 +6,7 @@ stand in :mod:`pcdiff.evaluation.marginals`). Papers quote them without a floor;
 - W1EFP: as any W1, from pairs of resamples of the truth;
 - FPD and KPD: from the plug-in distances of such pairs, which is what the batches estimate; those of FPD go through its extrapolation;
   the median of KPD's batches is a little below their mean, and its error is that of one batch, so its pulls are on the low side;
-- coverage and MMD: from batches out of two disjoint halves of the truth;
+- coverage and MMD: from batches whose two sides are of the truth, without a jet in common;
 - FPND: that of the truth itself in the same number, since a truth that is not JetNet differs from JetNet by physics too.
 """
 
@@ -29,7 +29,7 @@ from pcdiff.evaluation.physics_distances import (
     resample_sizes,
     scaled,
 )
-from pcdiff.evaluation.transport import matched_batches
+from pcdiff.evaluation.transport import chance_batches, matched_batches
 from pcdiff.physics import Measured
 from pcdiff.physics.jets import prime_columns
 
@@ -73,7 +73,7 @@ def published_metrics(
         if fpnd:
             raise DataError("FPND is defined for jets with etarel, phirel and ptrel, which these sets do not determine")
         return metrics
-    if len(truth) >= 2 * _JETS and len(sample) >= _JETS:
+    if _counting(truth) >= 2 * _JETS and _counting(sample) >= _JETS:
         metrics += _coverage(truth, sample, seed)
     if fpnd:
         metrics.append(_particlenet(truth, sample, _single_type(truth), resamples))
@@ -162,28 +162,19 @@ def _coverage(truth: Measured, sample: Measured, seed: int) -> list[Metric]:
         real_weights=truth.weights,
         generated_weights=sample.weights,
     )
-    order = np.random.default_rng(seed).permutation(len(truth))
-    halves = order[: len(truth) // 2], order[len(truth) // 2 :]
-    weights = [None if truth.weights is None else truth.weights[half] for half in halves]
-    null = matched_batches(
-        *(truth.clouds[half] for half in halves),
-        size=_JETS,
-        batches=_BATCHES,
-        # Other draws than those of the comparison.
-        seed=seed + 1,
-        real_weights=weights[0],
-        generated_weights=weights[1],
-    )
+    sizes = len(truth), len(sample)
+    # Other draws than those of the comparison.
+    null = chance_batches(truth.clouds, sizes, size=_JETS, batches=_BATCHES, seed=seed + 1, weights=truth.weights)
     titles = f"{_JETS} jets x {_BATCHES}"
     return [
         estimate(
             name,
             f"{title}, {titles}",
             group="published",
-            sizes=(len(truth), len(sample)),
+            sizes=sizes,
             value=float(values.mean()),
-            resampled=_as_means(values),
-            null=_as_means(by_chance),
+            resampled=_as_means(values, sizes),
+            null=_as_means(by_chance, sizes),
             larger_is_worse=name == "mmd",
         )
         for name, title, values, by_chance in zip(
@@ -192,10 +183,15 @@ def _coverage(truth: Measured, sample: Measured, seed: int) -> list[Metric]:
     ]
 
 
-def _as_means(batches: Floats) -> Floats:
-    """Values of batches, drawn together to spread as their mean does."""
+def _as_means(batches: Floats, sizes: tuple[int, int]) -> Floats:
+    """Values of batches, drawn together to spread as their mean does.
+
+    The mean of B batches of k clouds of either set varies with the draw of the batches, by 1 / B of their variance, and with the sets of n
+    and m clouds that they are drawn from, by k / n and k / m of the part of it that each set has a half of.
+    """
     mean = batches.mean()
-    return np.asarray(mean + (batches - mean) / np.sqrt(len(batches)))
+    sets = _JETS * (1 / sizes[0] + 1 / sizes[1]) / 2
+    return np.asarray(mean + (batches - mean) * np.sqrt(1 / len(batches) + sets))
 
 
 def _particlenet(truth: Measured, sample: Measured, type: str, resamples: Resamples) -> Metric:
@@ -220,6 +216,11 @@ def _particlenet(truth: Measured, sample: Measured, type: str, resamples: Resamp
         null=np.array(null),
         floor=float(floor),
     )
+
+
+def _counting(measured: Measured) -> int:
+    """Number of clouds whose weight is not zero."""
+    return len(measured) if measured.weights is None else int(np.count_nonzero(measured.weights))
 
 
 def _single_type(truth: Measured) -> str:

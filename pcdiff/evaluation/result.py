@@ -307,9 +307,7 @@ class Evaluation:
         return f"{samples} against {self.truth.clouds:,} true {self.kind}"
 
     def _explanation(self) -> str:
-        lines = [
-            "pull = (generated - floor) / (error of this difference for truth), positive where the sample is worse than truth"
-        ]
+        lines = ["pull = (generated - floor) / combined error, positive where the sample is worse than truth"]
         for sample in self.samples:
             name, verdict = sample.compared.name, "no difference from the truth found"
             if sample.different:

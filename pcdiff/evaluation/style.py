@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from pcdiff.physics import Measured
 
@@ -58,15 +59,13 @@ STYLE: dict[Any, Any] = {
     "ytick.minor.visible": True,
     "pdf.fonttype": 42,
     "figure.facecolor": "white",
-    # Panels are placed by hand, whatever layout the user's own settings ask for.
-    "figure.constrained_layout.use": False,
-    "figure.autolayout": False,
 }
 
 
 def page(width: float, height: float) -> Figure:
     """An empty figure of this size in inches, that can be drawn and saved; to be used inside ``rc_context(STYLE)``."""
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    # Panels are placed by hand. Without a layout of its own a figure takes up the one of the user's settings when it is saved.
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=PlaceHolderLayoutEngine(True, True))
     FigureCanvasAgg(figure)
     return figure
 

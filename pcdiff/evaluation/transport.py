@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 
-__all__ = ["coverage_and_mmd", "energy_movers_distances", "matched_batches", "pairwise", "particles"]
+__all__ = ["chance_batches", "coverage_and_mmd", "energy_movers_distances", "matched_batches", "pairwise", "particles"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -114,10 +114,49 @@ def matched_batches(
         # In the order in which the JetNet library draws.
         one = real[rng.choice(len(real), size=size, p=real_chances)]
         two = generated[rng.choice(len(generated), size=size, p=generated_chances)]
-        distances = energy_movers_distances(two, one)
-        coverage[batch] = len(np.unique(distances.argmin(axis=1))) / size
-        mmd[batch] = distances.min(axis=0).mean()
+        coverage[batch], mmd[batch] = _matched(one, two)
     return coverage, mmd
+
+
+def chance_batches(
+    truth: PointClouds,
+    sizes: tuple[int, int],
+    *,
+    size: int = 100,
+    batches: int = 10,
+    seed: int = 0,
+    weights: Floats | None = None,
+) -> tuple[Floats, Floats]:
+    """What :func:`matched_batches` gives between two sets of true jets of these sizes, each of shape (batches,).
+
+    Both sides of a batch are of the one truth, without a jet in common; on either side a jet stands twice as often as drawing with
+    replacement from so many jets makes it.
+
+    Args:
+        truth: at least twice ``size`` jets.
+        sizes: number of jets of the two sets.
+        size: jets of either side in a batch.
+        seed: same seed, same numbers.
+        weights: shape (n,), how much each jet counts: jets are drawn in proportion.
+    """
+    if len(truth) < 2 * size:
+        raise DataError(f"found {len(truth)} true jets; two samples of {size} of them need at least {2 * size}")
+    rng = np.random.default_rng(seed)
+    chances = None if weights is None else weights / weights.sum()
+    coverage, mmd = np.empty(batches), np.empty(batches)
+    for batch in range(batches):
+        repeats = [np.unique(rng.integers(number, size=size), return_inverse=True)[1] for number in sizes]
+        distinct = [int(repeat.max()) + 1 for repeat in repeats]
+        drawn = rng.choice(len(truth), size=sum(distinct), replace=False, p=chances)
+        one, two = drawn[: distinct[0]][repeats[0]], drawn[distinct[0] :][repeats[1]]
+        coverage[batch], mmd[batch] = _matched(truth[one], truth[two])
+    return coverage, mmd
+
+
+def _matched(real: PointClouds, generated: PointClouds) -> tuple[float, float]:
+    """Coverage and minimum matching distance of one batch."""
+    distances = energy_movers_distances(generated, real)
+    return len(np.unique(distances.argmin(axis=1))) / len(real), float(distances.min(axis=0).mean())
 
 
 def _mean(values: Floats) -> tuple[float, float]:

@@ -41,7 +41,7 @@ def test_a_file_is_described_with_the_options_that_read_it(name: str) -> None:
 
 
 def test_the_reference_lists_the_options_of_every_reader() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([\w-]+)` \| `(\w+)` \|", text, re.MULTILINE))
     assert listed == {(name, option) for name, known in formats().items() for option in options_of(known.iterate)}
 
