@@ -21,7 +21,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +29,7 @@ from pcdiff.data.fetch import download
 from pcdiff.errors import DataError, suggest
 from pcdiff.evaluation.physics_distances import frechet_distance, moments
 from pcdiff.files import atomic_file, made_folder, sha256
+from pcdiff.physics.jets.constituents import columns
 
 if TYPE_CHECKING:
     import torch
@@ -255,12 +255,10 @@ def _slots(clouds: PointClouds) -> torch.Tensor:
     """Normalised (etarel, phirel, ptrel) of each slot, shape (n, 30, 3); an empty slot is a constituent without momentum."""
     import torch
 
-    relative = clouds.relative()
-    stacked = np.stack(
-        [np.asarray(ak.to_numpy(ak.flatten(relative[name]))) for name in ("etarel", "phirel", "ptrel")], 1
-    )
     slots = np.zeros((len(clouds), FPND_SIZE, 3), np.float32)
-    slots[np.arange(FPND_SIZE) < clouds.counts[:, None]] = stacked
+    slots[np.arange(FPND_SIZE) < clouds.counts[:, None]] = np.stack(
+        columns(clouds, "etarel", "phirel", "ptrel"), axis=1
+    )
     return torch.from_numpy(slots / np.asarray(_LARGEST, np.float32) + np.asarray(_SHIFT, np.float32))
 
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import awkward as ak
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
@@ -30,8 +29,9 @@ from scipy.spatial.distance import cdist
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.evaluation.metric import Metric, estimate
-from pcdiff.evaluation.transport import pairwise, particles
+from pcdiff.evaluation.transport import jets_in_plane, pairwise, particles
 from pcdiff.physics import Measured
+from pcdiff.physics.jets.constituents import columns
 
 __all__ = ["Nearest", "duplicates", "memorisation", "nearest_distances", "projections", "repetition_metrics"]
 
@@ -70,18 +70,12 @@ def repetition_metrics(truth: Measured, sample: Measured, training: PointClouds 
         training: those that it did learn from.
         seed: same seed, same numbers.
     """
-    plane = {"etarel", "phirel", "ptrel"}
-    if (
-        truth.clouds is None
-        or sample.clouds is None
-        or not (plane <= set(truth.values) and plane <= set(sample.values))
-    ):
+    real, generated = jets_in_plane(truth), jets_in_plane(sample)
+    if real is None or generated is None or min(len(truth), len(sample)) < _LEAST:
         return []
-    if min(len(truth), len(sample)) < _LEAST:
-        return []
-    metrics = [duplicates(sample.clouds, truth.clouds, seed=seed)]
+    metrics = [duplicates(generated, real, seed=seed)]
     if training is not None:
-        metrics += memorisation(sample.clouds, training, truth.clouds, seed=seed)
+        metrics += memorisation(generated, training, real, seed=seed)
     return metrics
 
 
@@ -236,7 +230,7 @@ def projections(clouds: PointClouds, extent: float) -> Floats:
     angles = np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
     found = []
     for part in clouds.split(_BLOCK):
-        z, *plane = _columns(part)
+        z, *plane = columns(part, "ptrel", "etarel", "phirel")
         u = np.outer(plane[0], np.cos(angles)) + np.outer(plane[1], np.sin(angles))
         rising = np.clip(u[..., None] - edges[:-1], 0, np.diff(edges)) - np.diff(edges) / 2
         constant = np.full((*u.shape, 1), 1 - extent)
@@ -260,15 +254,9 @@ def _search(jet: Floats, bank: list[Floats], bound: Floats, limit: int) -> tuple
     return best, index, limit == len(bank) or bool(bound[order[limit]] >= best)
 
 
-def _columns(clouds: PointClouds) -> list[Floats]:
-    """ptrel, etarel, phirel, flat."""
-    relative = clouds.relative()
-    return [np.asarray(ak.to_numpy(ak.flatten(relative[name])), np.float64) for name in ("ptrel", "etarel", "phirel")]
-
-
 def _extent(clouds: PointClouds) -> float:
     """How far from the axis constituents lie, at most 1."""
-    _, etarel, phirel = _columns(clouds)
+    etarel, phirel = columns(clouds, "etarel", "phirel")
     return min(1.0, float(np.hypot(etarel, phirel).max()))
 
 

@@ -29,7 +29,7 @@ from pcdiff.evaluation.physics_distances import (
     resample_sizes,
     scaled,
 )
-from pcdiff.evaluation.transport import chance_batches, matched_batches
+from pcdiff.evaluation.transport import chance_batches, jets_in_plane, matched_batches
 from pcdiff.physics import Measured
 from pcdiff.physics.jets import prime_columns
 
@@ -64,12 +64,7 @@ def published_metrics(
             _frechet(truth, sample, resamples),
             _kernel(truth, sample, resamples),
         ]
-    plane = {"etarel", "phirel", "ptrel"}
-    if (
-        truth.clouds is None
-        or sample.clouds is None
-        or not (plane <= set(truth.values) and plane <= set(sample.values))
-    ):
+    if jets_in_plane(truth) is None or jets_in_plane(sample) is None:
         if fpnd:
             raise DataError("FPND is defined for jets with etarel, phirel and ptrel, which these sets do not determine")
         return metrics

@@ -13,16 +13,30 @@ distance (``cov_mmd``). R = 1 makes it a metric as long as no two constituents a
 
 from __future__ import annotations
 
-import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.physics import Measured
+from pcdiff.physics.jets.constituents import columns
 
-__all__ = ["chance_batches", "coverage_and_mmd", "energy_movers_distances", "matched_batches", "pairwise", "particles"]
+__all__ = [
+    "chance_batches",
+    "coverage_and_mmd",
+    "energy_movers_distances",
+    "jets_in_plane",
+    "matched_batches",
+    "pairwise",
+    "particles",
+]
 
 Floats = npt.NDArray[np.float64]
+
+
+def jets_in_plane(measured: Measured) -> PointClouds | None:
+    """The jets that were measured, where etarel, phirel and ptrel of their constituents are known."""
+    return measured.clouds if {"etarel", "phirel", "ptrel"} <= set(measured.values) else None
 
 
 def energy_movers_distances(first: PointClouds, second: PointClouds) -> Floats:
@@ -40,17 +54,16 @@ def particles(clouds: PointClouds) -> list[Floats]:
     Raises:
         DataError: as :func:`energy_movers_distances`.
     """
-    relative = clouds.relative()
-    columns = [np.asarray(ak.to_numpy(ak.flatten(relative[name]))) for name in ("ptrel", "etarel", "phirel")]
-    if (columns[0] < 0).any():
-        jet = int(np.searchsorted(clouds.offsets, int(np.argmax(columns[0] < 0)), side="right") - 1)
+    found = columns(clouds, "ptrel", "etarel", "phirel")
+    if (found[0] < 0).any():
+        jet = int(np.searchsorted(clouds.offsets, int(np.argmax(found[0] < 0)), side="right") - 1)
         raise DataError(
-            f"ptrel: {int((columns[0] < 0).sum())} values are negative, the first in jet {jet}; expected none, since an "
+            f"ptrel: {int((found[0] < 0).sum())} values are negative, the first in jet {jet}; expected none, since an "
             "energy mover's distance moves positive momenta"
         )
     if (clouds.counts == 0).any():
         raise DataError(f"jet {int(np.argmin(clouds.counts))} has no constituents; expected at least one")
-    return np.split(np.stack(columns, axis=1).astype(np.float64), clouds.offsets[1:-1])
+    return np.split(np.stack(found, axis=1), clouds.offsets[1:-1])
 
 
 def pairwise(first: list[Floats], second: list[Floats]) -> Floats:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 
-__all__ = ["fractions", "numbers", "owners", "pieces", "ratio", "relative", "remembered"]
+__all__ = ["columns", "fractions", "numbers", "owners", "pieces", "ratio", "relative", "remembered"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +28,12 @@ def relative(clouds: PointClouds) -> ak.Array:
         DataError: the columns do not determine them; see :meth:`PointClouds.relative`.
     """
     return ak.values_astype(clouds.relative(), np.float64)
+
+
+def columns(clouds: PointClouds, *names: str) -> list[Floats]:
+    """Some of etarel, phirel and ptrel of all constituents, flat, each of shape (P,)."""
+    found = relative(clouds)
+    return [numbers(found[name]) for name in names]
 
 
 def fractions(clouds: PointClouds) -> ak.Array:

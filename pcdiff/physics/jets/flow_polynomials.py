@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, PcdiffError
-from pcdiff.physics.jets.constituents import numbers, relative
+from pcdiff.physics.jets.constituents import columns
 
 __all__ = ["flow_polynomial_graphs", "flow_polynomials", "prime_columns"]
 
@@ -50,19 +50,18 @@ def flow_polynomials(clouds: PointClouds, degree: int = 4, workers: int = 1) -> 
             f"flow polynomials: workers is {workers} and degree {degree}; "
             "expected at least 1 worker and a degree from 0 to 10"
         )
-    found = relative(clouds)
-    points = np.stack([numbers(found[name]) for name in ("ptrel", "etarel", "phirel")], axis=1)
+    points = np.stack(columns(clouds, "ptrel", "etarel", "phirel"), axis=1)
     bounds = clouds.offsets[np.append(np.arange(0, len(clouds), _BLOCK), len(clouds))]
     blocks = [points[start:stop] for start, stop in itertools.pairwise(bounds)]
     counts = [clouds.counts[start : start + _BLOCK] for start in range(0, len(clouds), _BLOCK)]
-    columns = np.zeros((0, len(_polynomials(degree).specs)))
+    none = np.zeros((0, len(_polynomials(degree).specs)))
     if workers == 1 or len(blocks) < _FEWEST_BLOCKS:
-        return np.concatenate([columns, *map(_values, blocks, counts, [degree] * len(blocks))])
+        return np.concatenate([none, *map(_values, blocks, counts, [degree] * len(blocks))])
     # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(blocks)), mp_context=context, initializer=_start_worker) as pool:
         try:
-            return np.concatenate([columns, *pool.map(_values, blocks, counts, [degree] * len(blocks))])
+            return np.concatenate([none, *pool.map(_values, blocks, counts, [degree] * len(blocks))])
         except BrokenProcessPool as error:
             raise PcdiffError(
                 "flow polynomials: a worker process ended early (no memory, killed, or called from a script without "
