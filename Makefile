@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart test slow spiral lint notebooks docs bench schema clean
+.PHONY: quickstart gluon30-data test slow spiral lint notebooks docs bench quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -32,6 +32,16 @@ quickstart: $(VENV)/installed
 	@echo "report              report/index.html"
 	@echo "run                 runs/quickstart"
 	@echo "tracking store      mlflow.db (look at it with: $(BIN)/pcdiff ui)"
+
+# What configs/gluon30.yaml trains on and is compared with. The seeds are not those of the embedded jets, so no jet is in
+# both. Only absent files are made: the order-only prerequisite (|) keeps a new installation from making all again.
+gluon30-data: data/gluon30_train.hdf5 data/gluon30_validation.hdf5 data/gluon30_test.hdf5
+
+data/gluon30_train.hdf5: JETS = -n 300000 --seed 21
+data/gluon30_validation.hdf5: JETS = -n 50000 --seed 22
+data/gluon30_test.hdf5: JETS = -n 100000 --seed 23
+data/gluon30_%.hdf5: | $(VENV)/installed-dev
+	$(BIN)/pcdiff data make jets --process g $(JETS) -o $@
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
@@ -61,10 +71,19 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/observables.py
+	if [ -d pcdiff/pretrained/gluon30 ] && [ -f data/gluon30_test.hdf5 ]; then \
+		$(BIN)/python benchmarks/evaluations.py gluon30 --truth data/gluon30_test.hdf5; fi
+
+# Takes an hour and more; what is there already is kept, so the same command goes on. Needs the data of `make gluon30-data`.
+quality: $(VENV)/installed-dev gluon30-data
+	$(BIN)/pcdiff data fetch fpnd
+	$(BIN)/python benchmarks/quality.py --truth data/gluon30_test.hdf5 --training data/gluon30_train.hdf5
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json
+	$(BIN)/pcdiff config schema --distill > configs/distill_schema.json
 
 clean:
 	rm -rf $(VENV) runs report synthetic.root mlflow.db mlartifacts

@@ -44,7 +44,7 @@ def make_jets(
     eta: float = 2.0,
     constituents: int | None = 30,
     significant_bits: int | None = None,
-    max_ctau: float | None = None,
+    max_ctau: float | None = Recipe.max_ctau,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -67,8 +67,8 @@ def make_jets(
         constituents: how many leading constituents are kept; None keeps all.
         significant_bits: round etarel, phirel and ptrel to so many binary digits (14: to 6e-5 of the value), which makes
             compressed files smaller; None keeps all 24 of float32.
-        max_ctau: particles whose mean c tau is longer, in mm, do not decay. With 10, where the LHC experiments draw the line,
-            K-short and hyperons stay whole, and gluon jets come nearer to JetNet's. None lets them decay.
+        max_ctau: particles whose mean c tau is longer, in mm, do not decay. At 10, where the LHC experiments draw the line, K-short
+            and hyperons stay whole. With None all decay that Pythia lets decay, whose own limit is 1 m.
         workers: number of processes; by default one for each CPU core.
         progress: show a progress bar.
 

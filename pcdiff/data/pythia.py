@@ -1,8 +1,9 @@
 """Jets of one random seed: collisions of Pythia 8, clustered with FastJet.
 
-Proton collisions at 13 TeV, Monash tune (arXiv:1404.5630), underlying event on, no detector. The visible final state within
-``|eta| < 5`` is clustered with anti-kT (arXiv:0802.1189); of the two leading jets of an event those inside the windows of
-pT and eta are kept, each with its leading constituents. Pythia 8.3: arXiv:2203.11601; FastJet: arXiv:1111.6097.
+Proton collisions at 13 TeV, Monash tune (arXiv:1404.5630), underlying event on, no detector. Particles with a mean c tau above
+10 mm, unless the recipe says otherwise, do not decay. The visible final state within ``|eta| < 5`` is clustered with anti-kT
+(arXiv:0802.1189); of the two leading jets of an event those inside the windows of pT and eta are kept, each with its leading
+constituents. Pythia 8.3: arXiv:2203.11601; FastJet: arXiv:1111.6097.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Recipe:
     constituents: int | None
     significant_bits: int | None
     shard_size: int
-    max_ctau: float | None = None
+    max_ctau: float | None = 10.0
 
     def __post_init__(self) -> None:
         low, high = self.pt
@@ -107,7 +108,7 @@ class Recipe:
             ("eta", self.eta, 0 < self.eta <= _VISIBLE_ETA, f"above 0 and at most {_VISIBLE_ETA:g}"),
             ("constituents", self.constituents, self.constituents is None or self.constituents >= 1, "at least 1"),
             ("significant_bits", bits, bits is None or 8 <= bits <= 24, "8 to 24"),
-            ("max_ctau", ctau, ctau is None or ctau > 0, "a length in mm above 0"),
+            ("max_ctau", ctau, ctau is None or 0 < ctau < math.inf, "a length in mm above 0, or None"),
         ):
             if not good:
                 raise DataError(f"make jets: {name} is {value}; expected {wanted}")
@@ -147,7 +148,7 @@ class Recipe:
     def provenance(self) -> dict[str, Any]:
         """The whole recipe as plain data: what is stored with the jets.
 
-        The largest lifetime is stored only where there is one, so that a recipe without it still gives the same files.
+        The largest lifetime is stored only where there is one, for in recipes of the time before there was one all decays.
         """
         chosen = {name: value for name, value in asdict(self).items() if name != "max_ctau" or value is not None}
         return {
