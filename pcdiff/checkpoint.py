@@ -16,11 +16,11 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from pcdiff.errors import DataError, ModelError
 from pcdiff.files import atomic_folder, read_json, sha256, write_json
+from pcdiff.optimisers import Optimiser
 
 __all__ = ["Counters", "load_newest", "save"]
 
@@ -50,14 +50,11 @@ class Counters:
     loss_count: int = 0
 
 
-def save(
-    run: Path, counters: Counters, model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer, *, keep: int
-) -> Path:
+def save(run: Path, counters: Counters, model: nn.Module, ema: nn.Module, optimiser: Optimiser, *, keep: int) -> Path:
     """Write a checkpoint and remove all but the newest ``keep``."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
+    tensors |= {f"optimiser.{name}": value for name, value in optimiser.moments().items()}
     folder = run / "checkpoints" / f"step_{counters.step:08d}"
     with atomic_folder(folder) as temporary:
         file = temporary / "state.safetensors"
@@ -75,7 +72,7 @@ def save(
     return folder
 
 
-def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer) -> Counters | None:
+def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: Optimiser) -> Counters | None:
     """Restore the newest checkpoint that is whole; None where the run has none.
 
     A damaged one is passed over with a warning.
@@ -112,9 +109,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return data, safetensors.torch.load_file(file)
 
 
-def _restore(
-    folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
+def _restore(folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: Optimiser) -> None:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -125,8 +120,4 @@ def _restore(
         raise ModelError(
             f"{folder}: is of another net than the config's: {' '.join(str(error).split())[:200]}"
         ) from error
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimiser.").items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimiser.load_moments(part("optimiser."))

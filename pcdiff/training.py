@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -22,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from pcdiff import checkpoint
-from pcdiff.bundle import Settings, build_denoiser, pick_device
+from pcdiff.bundle import Settings, build_denoiser, load_denoiser, pick_device, weights_of
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
-from pcdiff.config import Config, load_config
+from pcdiff.config import Config, RunConfig, load_config
 from pcdiff.diffusion import (
     Denoiser,
     LearnedSchedule,
@@ -42,14 +39,17 @@ from pcdiff.evaluation.loss import loss_curve
 from pcdiff.files import read_json
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
+from pcdiff.loop import StepBar, stop_requests
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
+from pcdiff.optimisers import Optimiser, build_optimiser
+from pcdiff.precision import computing, pick_precision
 from pcdiff.run import Metrics, describe_run, locked
 from pcdiff.seeds import Purpose, stream
 from pcdiff.tracking import Mirror
 from pcdiff.training_data import TrainingData
 from pcdiff.transforms import Transform
 
-__all__ = ["train"]
+__all__ = ["Losses", "Task", "fit", "train"]
 
 # Seconds that the tracking store gets at the end of a run; what it does not take by then waits for `pcdiff track sync`.
 _LAST_TRANSFER = 15.0
@@ -59,6 +59,30 @@ _VALIDATION_DRAWS = 4
 
 # What a generator says about the run that made it.
 _PROVENANCE = ("name", "created", "config_hash", "data_fingerprint", "versions")
+
+Losses = Callable[[Denoiser, CloudBatch, torch.Generator], Tensor]
+"""The loss of each cloud of a batch, shape (B,), from what a step draws."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What :func:`fit` learns.
+
+    Attributes:
+        loader: the clouds to learn from.
+        losses: what is minimised.
+        validate: the validation loss under the averaged weights.
+        generator: the generator of a denoiser, with its provenance.
+        truth: what its clouds are compared with at the end.
+        command: what continues the run, ``pcdiff COMMAND --resume``.
+    """
+
+    loader: Loader
+    losses: Losses
+    validate: Callable[[Denoiser], float]
+    generator: Callable[[Denoiser, Mapping[str, Any]], Generator]
+    truth: Callable[[], PointClouds]
+    command: str
 
 
 def train(config: Config | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -85,31 +109,99 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         settings.choose({})
     except DataError as error:
         raise ConfigError(f"{config.name}: the default sampler of the config does not fit: {error}") from error
-    data = TrainingData.load(config)
+    start = None if config.start is None else _start(config, config.start, settings)
+    data = TrainingData.load(config, None if start is None else start.transform)
+    fingerprint = data.fingerprint | (
+        {} if start is None else {"start": start.provenance["files"]["denoiser.safetensors"]}
+    )
     with locked(run):
-        describe_run(run, config, data.fingerprint, resume=resume)
-        _train(run, config, settings, data, device, progress=progress)
+        describe_run(run, config, fingerprint, resume=resume)
+        _train(run, config, settings, data, start, device, progress=progress)
     return run
 
 
+def _start(config: Config, name: str, settings: Settings) -> Generator:
+    """The generator that training begins from.
+
+    Raises:
+        ModelError: there is none.
+        ConfigError: it has another net, schedule or features than the config.
+    """
+    start = Generator.load(name)
+    scales = {
+        part: {scale.name: scale.function for scale in getattr(start.transform, part)} for part in ("points", "clouds")
+    }
+    for key, ours, theirs in (
+        ("net", settings.net, start.settings.net),
+        ("schedule", settings.schedule, start.settings.schedule),
+        ("denoiser", settings.denoiser, start.settings.denoiser),
+        ("features.points", config.features.points, scales["points"]),
+        ("features.clouds", config.features.clouds, scales["clouds"]),
+    ):
+        # The order of the features is that of the net's inputs.
+        same = list(ours.items()) == list(theirs.items()) if isinstance(ours, dict) else ours == theirs
+        if not same:
+            raise ConfigError(f"{config.name}: start: {name} has {key} {theirs}, expected that of the config: {ours}")
+    return start
+
+
 def _train(
-    run: Path, config: Config, settings: Settings, data: TrainingData, device: torch.device, *, progress: bool
+    run: Path,
+    config: Config,
+    settings: Settings,
+    data: TrainingData,
+    start: Generator | None,
+    device: torch.device,
+    *,
+    progress: bool,
 ) -> None:
-    """The run, from its newest checkpoint or from the start."""
-    multiplicity = _fit_multiplicity(run, config, data, shown=progress)
+    """The run, from its newest checkpoint or from the beginning."""
+    multiplicity = _fit_multiplicity(run, config, data, start, shown=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_word(config.seed, Purpose.WEIGHTS))
         model = build_denoiser(settings, data.transform).to(device)
-    ema = copy.deepcopy(model).requires_grad_(False).eval()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
-    counters = checkpoint.load_newest(run, model, ema, optimiser) or Counters()
+    if start is not None:
+        load_denoiser(model, weights_of(start.denoiser))
+    origin = (
+        {} if start is None else {"start": {key: value for key, value in start.provenance.items() if key != "files"}}
+    )
     loader = Loader(data.train, config.training.points_per_batch, config.seed)
     validation = Loader(data.validation, config.training.points_per_batch, config.seed)
+    task = Task(
+        loader,
+        losses=_training_losses(data.transform, config),
+        validate=lambda ema: _validate(ema, validation, config, device),
+        generator=lambda ema, about: Generator(
+            ema, multiplicity, data.transform, settings, data.types, {**about, **origin}
+        ),
+        truth=lambda: data.validation_clouds[: config.training.compare],
+        command="train",
+    )
+    fit(run, config, model, task, device, progress=progress)
 
+
+def fit(run: Path, config: RunConfig, model: Denoiser, task: Task, device: torch.device, *, progress: bool) -> None:
+    """The loop: a model learns a task, from the newest checkpoint of its run or from the start.
+
+    Args:
+        run: the run folder, which is locked and described.
+        config: its config.
+        model: with the weights of the start, on the device.
+        task: what it learns.
+        device: to compute on.
+        progress: show a progress bar.
+
+    Raises:
+        PcdiffError: too many steps in a row were not finite.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
+    """
+    ema = copy.deepcopy(model).requires_grad_(False).eval()
+    optimiser = build_optimiser(model, config.optim)
+    counters = checkpoint.load_newest(run, model, ema, optimiser) or Counters()
     about = {name: value for name, value in read_json(run / "run.json").items() if name in _PROVENANCE}
 
     def generator() -> Generator:
-        return Generator(ema, multiplicity, data.transform, settings, data.types, about | {"steps": counters.step})
+        return task.generator(ema, about | {"steps": counters.step})
 
     def keep() -> None:
         # The generator first: killed in between, a resumed run makes both again.
@@ -123,19 +215,19 @@ def _train(
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     last = config.training.steps
     try:
-        with _stop_requests() as requests, _Bar(config, counters, shown=progress) as bar:
-            for batch in _batches(loader, counters, last):
+        with stop_requests() as requests, StepBar(config.name, last, counters.step, shown=progress) as bar:
+            for batch in _batches(task.loader, counters, last):
                 norm = _step(
-                    model, ema, optimiser, batch.to(device), loader.mean_batch, data.transform, config, counters
+                    model, ema, optimiser, batch.to(device), task.loader.mean_batch, task.losses, config, counters
                 )
                 done = counters.step
                 line: dict[str, float] = {}
                 if done % config.training.log_every == 0 or done == last:
                     line |= _training_line(counters, optimiser, norm, bar)
                 if done % config.training.validate_every == 0 or done == last:
-                    line["loss/validation"] = _validate(ema, validation, config, device)
+                    line["loss/validation"] = task.validate(ema)
                 if done == last and config.training.compare:
-                    line |= _compare(generator(), data.validation_clouds[: config.training.compare], config, run)
+                    line |= _compare(generator(), task.truth(), config, run)
                 if line:
                     metrics.append(done, line)
                 stop = bool(requests)
@@ -143,7 +235,7 @@ def _train(
                     keep()
                 if stop:
                     status = "KILLED"
-                    _stop(requests[0], run, done)
+                    _stop(requests[0], run, done, task.command)
         loss_curve(run / "metrics.jsonl", run / "figures" / "loss.png")
         status = "FINISHED"
     finally:
@@ -155,21 +247,20 @@ def _train(
 def _step(
     model: Denoiser,
     ema: Denoiser,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     batch: CloudBatch,
     mean_batch: float,
-    transform: Transform,
-    config: Config,
+    losses_of: Losses,
+    config: RunConfig,
     counters: Counters,
 ) -> float:
     """One optimiser step; returns the norm of the gradient before clipping.
 
     A step whose loss or gradient is not finite changes no weight. It is counted, and too many in a row end the run.
     """
-    rng = _rng(config.seed, Purpose.STEP, counters.step)
-    if config.features.reflect:
-        batch = _reflect(batch, transform, rng)
-    losses = _losses(model, batch, config, rng)
+    device = batch.x.device
+    with computing(device, pick_precision(config.training.precision, device)):
+        losses = losses_of(model, batch, _rng(config.seed, Purpose.STEP, counters.step))
     loss = losses.sum() / mean_batch
     optimiser.zero_grad()
     _backward(model, loss, losses)
@@ -186,9 +277,7 @@ def _step(
             )
         return norm
     counters.skipped_in_a_row = 0
-    for group in optimiser.param_groups:
-        group["lr"] = config.optim.lr * _lr_factor(counters.step, config)
-    optimiser.step()
+    optimiser.step(_lr_factor(counters.step, config))
     decay = min(config.optim.ema, (1 + counters.step) / (10 + counters.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
@@ -203,14 +292,26 @@ def _backward(model: Denoiser, loss: Tensor, losses: Tensor) -> None:
     The mean of the variational bound does not depend on the schedule between its ends, so lowering the second moment lowers the
     variance over the times that are drawn (Variational Diffusion Models, arXiv 2107.00630, section 5.1).
     """
-    if not isinstance(model.schedule, LearnedSchedule):
+    schedule = model.schedule
+    learned = [p for p in schedule.parameters() if p.requires_grad] if isinstance(schedule, LearnedSchedule) else []
+    if not learned:
         loss.backward()  # type: ignore[no-untyped-call]
         return
     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-    learned = list(model.schedule.parameters())
     for parameter in learned:
         parameter.grad = None
     losses.square().mean().backward(inputs=learned)  # type: ignore[no-untyped-call]
+
+
+def _training_losses(transform: Transform, config: Config) -> Losses:
+    """Those of a training config, the clouds reflected at random where it says so."""
+
+    def losses(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
+        if config.features.reflect:
+            batch = _reflect(batch, transform, rng)
+        return _losses(model, batch, config, rng)
+
+    return losses
 
 
 def _losses(model: Denoiser, batch: CloudBatch, config: Config, rng: torch.Generator) -> Tensor:
@@ -244,7 +345,7 @@ def _reflect(batch: CloudBatch, transform: Transform, rng: torch.Generator) -> C
     return CloudBatch(x, batch.mask, cond)
 
 
-def _lr_factor(step: int, config: Config) -> float:
+def _lr_factor(step: int, config: RunConfig) -> float:
     """Linear warm-up, then a cosine to zero."""
     warmup, steps = config.optim.warmup, config.training.steps
     if step <= warmup:
@@ -252,17 +353,17 @@ def _lr_factor(step: int, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _compare(generator: Generator, truth: PointClouds, config: Config, run: Path) -> dict[str, float]:
+def _compare(generator: Generator, truth: PointClouds, config: RunConfig, run: Path) -> dict[str, float]:
     """Generated clouds against validation clouds: a report in the run folder, and its metrics."""
     made = generator.sample(len(truth), seed=config.seed, device=config.device)
     (sample,) = evaluate(truth, {config.name: made}, run / "evaluation", seed=config.seed).samples
     return {f"validation/{metric.name}": metric.value for metric in sample.metrics}
 
 
-def _stop(request: BaseException, run: Path, step: int) -> NoReturn:
+def _stop(request: BaseException, run: Path, step: int, command: str) -> NoReturn:
     """End the run as it was asked to, and say how to go on."""
     if isinstance(request, KeyboardInterrupt):
-        raise KeyboardInterrupt(f"saved at step {step}; continue with: pcdiff train --resume {run}")
+        raise KeyboardInterrupt(f"saved at step {step}; continue with: pcdiff {command} --resume {run}")
     raise request
 
 
@@ -277,15 +378,15 @@ def _validate(ema: Denoiser, loader: Loader, config: Config, device: torch.devic
     return total / count
 
 
-def _training_line(counters: Counters, optimiser: torch.optim.Optimizer, norm: float, bar: _Bar) -> dict[str, float]:
+def _training_line(counters: Counters, optimiser: Optimiser, norm: float, bar: StepBar) -> dict[str, float]:
     """Metrics since the last line."""
-    line = {"lr": float(optimiser.param_groups[0]["lr"]), "skipped": float(counters.skipped)}
+    line = {"lr": optimiser.lr, "skipped": float(counters.skipped)}
     if math.isfinite(norm):
         line["gradient_norm"] = norm
     if counters.loss_count:
         line["loss/train"] = counters.loss_sum / counters.loss_count
     counters.loss_sum, counters.loss_count = 0.0, 0
-    return line | bar.update(counters, line.get("loss/train"))
+    return line | bar.update(counters.step, line.get("loss/train"))
 
 
 def _rng(seed: int, purpose: Purpose, index: int) -> torch.Generator:
@@ -308,10 +409,16 @@ def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBa
         counters.batch = 0
 
 
-def _fit_multiplicity(run: Path, config: Config, data: TrainingData, *, shown: bool) -> Multiplicity:
-    """The multiplicity model: the run's own when it has one, else fitted."""
+def _fit_multiplicity(
+    run: Path, config: Config, data: TrainingData, start: Generator | None, *, shown: bool
+) -> Multiplicity:
+    """The multiplicity model: the run's own, or that of a start which learned from the same clouds, or else fitted."""
     if (run / "generator").is_dir():
         return Generator.load(run).multiplicity
+    if start is not None and start.settings.multiplicity == config.multiplicity:
+        before = start.provenance.get("data_fingerprint", {})
+        if before.get("train") == data.fingerprint["train"]:
+            return start.multiplicity
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_word(config.seed, Purpose.MULTIPLICITY))
         model = build_multiplicity(config.multiplicity, data.features.shape[1], max(1, len(data.transform.types)))
@@ -322,60 +429,3 @@ def _fit_multiplicity(run: Path, config: Config, data: TrainingData, *, shown: b
                 data.train.counts, data.features, data.type_index, config.seed, progress=lambda: bar.advance(task)
             )
     return model
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[BaseException]]:
-    """A list that Ctrl-C, a closed terminal and SIGTERM (sent by batch systems before they take a node back) put their exception into."""
-    requests: list[BaseException] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield requests
-        return
-
-    def request(number: int, frame: object) -> None:  # noqa: ARG001
-        if requests:
-            raise requests[0]
-        requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
-
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield requests
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-class _Bar:
-    """A progress bar with loss, rate and time left."""
-
-    def __init__(self, config: Config, counters: Counters, *, shown: bool) -> None:
-        self._progress = Progress(
-            TextColumn("{task.fields[name]}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} steps/s"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            expand=True,
-            disable=not shown,
-        )
-        self._task = self._progress.add_task(
-            "train", total=config.training.steps, completed=counters.step, name=config.name, loss="-", rate="-"
-        )
-        self._last = (counters.step, time.monotonic())
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, counters: Counters, loss: float | None) -> dict[str, float]:
-        """Show where the run stands; returns the rate since the last call."""
-        now = time.monotonic()
-        rate = (counters.step - self._last[0]) / max(now - self._last[1], 1e-9)
-        self._last = (counters.step, now)
-        shown = "-" if loss is None else f"{loss:.4f}"
-        self._progress.update(self._task, completed=counters.step, loss=shown, rate=f"{rate:.1f}")
-        return {"steps_per_second": rate}

@@ -42,8 +42,12 @@ class TrainingData:
     fingerprint: dict[str, str]
 
     @classmethod
-    def load(cls, config: Config) -> TrainingData:
+    def load(cls, config: Config, transform: Transform | None = None) -> TrainingData:
         """Read and encode.
+
+        Args:
+            config: names the files and the features.
+            transform: that of the generator that training begins from; fitted to the training clouds when absent.
 
         Raises:
             DataError: a file is missing, broken or holds values that are not physical.
@@ -51,9 +55,10 @@ class TrainingData:
         """
         train, validation = read_clouds(config, config.data.train), read_clouds(config, config.data.validation)
         try:
-            transform = Transform.fit(
-                train, config.features.points, config.features.clouds, use_type=config.features.type
-            )
+            if transform is None:
+                transform = Transform.fit(
+                    train, config.features.points, config.features.clouds, use_type=config.features.type
+                )
             encoded = transform.encode(train), transform.encode(validation)
         except DataError as error:
             raise ConfigError(f"{config.name}: the features of the config do not fit the data: {error}") from error

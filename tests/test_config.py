@@ -12,7 +12,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcdiff.config import Config, GraphConfig, config_hash, flat, json_schema, load_config, to_yaml
+from pcdiff.config import (
+    Config,
+    DistillConfig,
+    GraphConfig,
+    RunConfig,
+    config_hash,
+    flat,
+    json_schema,
+    load_any,
+    load_config,
+    to_yaml,
+)
 from pcdiff.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
@@ -44,14 +55,16 @@ def test_shipped_configs_are_found_by_name_from_any_folder(
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
 def test_shipped_configs_tell_editors_their_schema(name: str) -> None:
-    head = (ROOT / "configs" / name).read_text(encoding="utf-8").splitlines()[0]
-    assert head == "# yaml-language-server: $schema=schema.json"
+    head, *_ = (ROOT / "configs" / name).read_text(encoding="utf-8").splitlines()
+    schema = "distill_schema" if isinstance(load_any(ROOT / "configs" / name), DistillConfig) else "schema"
+    assert head == f"# yaml-language-server: $schema={schema}.json"
 
 
-def test_committed_schema_is_current_and_describes_every_key() -> None:
-    schema = json_schema()
-    committed = json.loads((ROOT / "configs" / "schema.json").read_text(encoding="utf-8"))
-    assert committed == schema, "renew it: pcdiff config schema > configs/schema.json"
+@pytest.mark.parametrize(("kind", "name"), [(Config, "schema"), (DistillConfig, "distill_schema")])
+def test_committed_schema_is_current_and_describes_every_key(kind: type[RunConfig], name: str) -> None:
+    schema = json_schema(kind)
+    committed = json.loads((ROOT / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+    assert committed == schema, "renew it: make schema"
     for section in [schema, *schema["$defs"].values()]:
         assert [key for key, field in section["properties"].items() if not field.get("description")] == []
 
@@ -107,7 +120,11 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ({"device": "gpu"}, "device: found 'gpu', expected auto, cpu, cuda, cuda:N or mps"),
         ({"seed": True}, "seed: found true, expected a number"),
         ({"schema_version": 2}, "schema_version: found 2, expected 1"),
-        ({"optim": None}, "optim: found nothing, expected keys below it: lr, weight_decay"),
+        ({"optim": None}, "optim: found nothing, expected keys below it: kind, lr"),
+        (
+            {"optim": {"hidden_lr": 0.1}},
+            "optim.hidden_lr: found 0.1, expected this key with kind: muon only, not adamw",
+        ),
         ({"optim": {"lr": float("nan")}}, "optim.lr: found nan, expected"),
         ({"optim": {"lr": float("inf")}}, "optim.lr: found inf, expected a finite number"),
         ({"training": {"steps": 1.5}}, "training.steps: found 1.5, expected a whole number"),
@@ -125,7 +142,7 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ({"net": "epic"}, "net: found 'epic', expected keys below it such as kind: epic"),
         ({"net": {"kind": "epick"}}, "net.kind: found 'epick', expected 'epic', 'transformer', 'graph'"),
         ({"net": {"kind": "transformer", "heads": 3}}, "net.heads: found 3, expected a divisor of net.hidden = 128"),
-        ({"net": {"heads": 4}}, "net.heads: unknown key"),
+        ({"net": {"neighbours": 4}}, "net.neighbours: unknown key"),
         (
             {"net": {"kind": "graph", "coordinates": ["eta", "phirel"]}},
             "net.coordinates: found 'eta', expected only names in features.points: etarel, phirel, ptrel",

@@ -20,10 +20,11 @@ import torch
 import pcdiff
 from pcdiff import checkpoint, training
 from pcdiff.bundle import Settings, build_denoiser
-from pcdiff.config import Config
-from pcdiff.errors import PcdiffError
+from pcdiff.config import Config, OptimConfig
+from pcdiff.errors import ConfigError, PcdiffError
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
+from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.run import locked
 from pcdiff.seeds import Purpose
 from pcdiff.training_data import TrainingData
@@ -281,16 +282,16 @@ def batch_and_model(files: tuple[Path, Path], tmp_path: Path) -> tuple[Config, T
         Settings(settings.net, settings.schedule, settings.multiplicity, settings.sampling), data.transform
     )
     loader = Loader(data.train, 200, 3)
-    return settings, data, model, copy.deepcopy(model), torch.optim.AdamW(model.parameters(), lr=1e-3), loader
+    return settings, data, model, copy.deepcopy(model), build_optimiser(model, settings.optim), loader
 
 
 def test_moving_average_follows_its_recurrence(files: tuple[Path, Path], tmp_path: Path) -> None:
     """ema <- d ema + (1 - d) weights with d = min(decay, (1 + k) / (10 + k)) after step k."""
     settings, data, model, ema, optimiser, loader = batch_and_model(files, tmp_path)
-    counters = checkpoint.Counters()
+    counters, losses = checkpoint.Counters(), training._training_losses(data.transform, settings)
     expected = [parameter.detach().clone() for parameter in ema.parameters()]
     for k, batch in zip(range(1, 4), loader.epoch(0), strict=False):
-        training._step(model, ema, optimiser, batch, loader.mean_batch, data.transform, settings, counters)
+        training._step(model, ema, optimiser, batch, loader.mean_batch, losses, settings, counters)
         decay = (1 + k) / (10 + k)
         expected = [
             decay * old + (1 - decay) * new.detach() for old, new in zip(expected, model.parameters(), strict=True)
@@ -301,13 +302,13 @@ def test_moving_average_follows_its_recurrence(files: tuple[Path, Path], tmp_pat
 
 def test_gradient_is_clipped_and_scaled_by_the_mean_batch(files: tuple[Path, Path], tmp_path: Path) -> None:
     settings, data, model, ema, optimiser, loader = batch_and_model(files, tmp_path)
-    batch = next(loader.epoch(0))
+    batch, losses = next(loader.epoch(0)), training._training_losses(data.transform, settings)
     norms = {}
     for scale in (loader.mean_batch, 2 * loader.mean_batch):
         counters = checkpoint.Counters()
         fresh = copy.deepcopy(model)
-        optimiser = torch.optim.SGD(fresh.parameters(), lr=0.0)
-        norms[scale] = training._step(fresh, ema, optimiser, batch, scale, data.transform, settings, counters)
+        optimiser = Optimiser([(torch.optim.SGD(fresh.parameters(), lr=0.0), 0.0)])
+        norms[scale] = training._step(fresh, ema, optimiser, batch, scale, losses, settings, counters)
         total = torch.stack([p.grad.norm() for p in fresh.parameters() if p.grad is not None]).norm()
         assert float(total) <= settings.optim.clip * (1 + 1e-5)
     first, second = norms.values()
@@ -378,7 +379,7 @@ def test_a_folder_is_trained_in_by_one_process(straight: Path, files: tuple[Path
 
 def test_damaged_newer_checkpoints_do_not_displace_good_ones(files: tuple[Path, Path], tmp_path: Path) -> None:
     model = torch.nn.Linear(1, 1)
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimiser = build_optimiser(model, OptimConfig())
     for step in (10, 20, 30):
         checkpoint.save(tmp_path, checkpoint.Counters(step=step), model, model, optimiser, keep=3)
     (tmp_path / "checkpoints" / "step_00000030" / "state.json").write_text("{")
@@ -406,3 +407,44 @@ def test_features_that_the_data_lack_name_config_and_feature(files: tuple[Path, 
     ):
         training.train(settings, progress=False)
     assert not (tmp_path / "run.json").exists()
+
+
+def settings_of(settings: Config, **changes: object) -> Config:
+    return Config.model_validate(settings.model_dump() | changes)
+
+
+def test_training_begins_from_another_generator(straight: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    """At a vanishing learning rate the weights stay those of the start; on the same clouds so does the multiplicity model."""
+    begun = config(files, tmp_path / "on", start=str(straight), seed=4, optim={"lr": 1e-30})
+    run = training.train(settings_of(begun, training={**begun.training.model_dump(), "steps": 3}), progress=False)
+    assert weights(run) == weights(straight)
+    found, before = Generator.load(run), Generator.load(straight)
+    assert found.transform == before.transform
+    assert found.provenance["start"]["config_hash"] == before.provenance["config_hash"]
+
+
+def test_other_clouds_keep_the_scales_of_the_start(straight: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    """The net knows its own scales only; the number of points is learned anew."""
+    others = pcdiff.write(jets(300, seed=9), tmp_path / "others.parquet")
+    begun = config((others, files[1]), tmp_path / "on", start=str(straight), optim={"lr": 1e-30})
+    run = training.train(settings_of(begun, training={**begun.training.model_dump(), "steps": 3}), progress=False)
+    assert Generator.load(run).transform == Generator.load(straight).transform
+    assert weights(run)["denoiser.safetensors"] == weights(straight)["denoiser.safetensors"]
+    assert weights(run)["multiplicity.safetensors"] != weights(straight)["multiplicity.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"net": {"kind": "epic", "hidden": 8, "layers": 1, "global_size": 4}}, "net"),
+        ({"schedule": {"kind": "linear"}}, "schedule"),
+        ({"features": {"clouds": {"pt": "standard", "eta": "standard", "mass": "log"}}}, r"features\.clouds"),
+        ({"features": {"points": {"ptrel": "log", "etarel": "standard", "phirel": "standard"}}}, r"features\.points"),
+    ],
+)
+def test_a_start_must_fit(
+    changes: dict[str, object], named: str, straight: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"start: .*straight has {named} .*expected that of the config"):
+        training.train(config(files, tmp_path / "on", start=str(straight), **changes), progress=False)
+    assert not (tmp_path / "on").exists()

@@ -5,7 +5,8 @@ Every section forbids unknown keys. :func:`load_config` reports all mistakes at 
 
 from __future__ import annotations
 
-from pcdiff.config.load import load_config
+from pcdiff.config.distill import DistillConfig, PairsConfig, RunConfig
+from pcdiff.config.load import load_any, load_as, load_config
 from pcdiff.config.models import (
     SAMPLER_FACTS,
     Config,
@@ -30,12 +31,15 @@ __all__ = [
     "Config",
     "DataConfig",
     "DenoiserConfig",
+    "DistillConfig",
     "EpicConfig",
     "FeaturesConfig",
     "GraphConfig",
     "LossConfig",
     "MultiplicityConfig",
     "OptimConfig",
+    "PairsConfig",
+    "RunConfig",
     "SamplingConfig",
     "ScheduleConfig",
     "TrackingConfig",
@@ -44,6 +48,8 @@ __all__ = [
     "config_hash",
     "flat",
     "json_schema",
+    "load_any",
+    "load_as",
     "load_config",
     "to_yaml",
 ]

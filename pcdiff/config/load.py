@@ -6,22 +6,26 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pcdiff.config.dialect import parse
+from pcdiff.config.distill import DistillConfig, RunConfig
 from pcdiff.config.models import Config, EpicConfig, GraphConfig, TransformerConfig
 from pcdiff.errors import ConfigError, DataError, suggest
 from pcdiff.resources import find
 
-__all__ = ["load_config"]
+__all__ = ["load_any", "load_as", "load_config"]
 
 _Path = tuple[str, ...]
 
 # pydantic puts the kind of net that it tried into the place of an error.
 _NETS: dict[str, type[BaseModel]] = {"epic": EpicConfig, "transformer": TransformerConfig, "graph": GraphConfig}
+
+_Kind = TypeVar("_Kind", Config, DistillConfig)
 
 
 def load_config(config: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -48,6 +52,21 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any], overrides: S
     ...
     pcdiff.errors.ConfigError: config: net.hiden: unknown key; did you mean 'hidden'?
     """
+    return load_as(Config, config, overrides)
+
+
+def load_any(config: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
+    """As :func:`load_config` for the config of a training or of a distillation, which names a teacher."""
+    data, _ = _read(_file(Path(config).expanduser()))
+    if "teacher" in data:
+        return load_as(DistillConfig, config, overrides)
+    return load_as(Config, config, overrides)
+
+
+def load_as(
+    kind: type[_Kind], config: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> _Kind:
+    """As :func:`load_config` for a config of this kind."""
     mistakes: list[str] = []
     if isinstance(config, Mapping):
         source, data = "config", dict(config)
@@ -67,10 +86,10 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any], overrides: S
         except ValueError as error:
             mistakes.append(f"override {override!r}: {error}")
     try:
-        found = Config.model_validate(data)
+        found = kind.model_validate(data)
     except ValidationError as error:
         for detail in error.errors():
-            path, text = _describe(detail, data)
+            path, text = _describe(detail, data, kind)
             mistakes.append(f"{_origin(path, origins, source)}: {'.'.join(path)}: {text}")
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -135,7 +154,7 @@ def _origin(path: _Path, origins: Mapping[_Path, str], source: str) -> str:
     return source
 
 
-def _describe(error: ErrorDetails, data: Any) -> tuple[_Path, str]:
+def _describe(error: ErrorDetails, data: Any, root: type[BaseModel]) -> tuple[_Path, str]:
     """Where a mistake is, in the words of the file, and what it is."""
     kind, context = error["type"], error.get("ctx", {})
     path = _path(error["loc"], data)
@@ -145,11 +164,11 @@ def _describe(error: ErrorDetails, data: Any) -> tuple[_Path, str]:
     if kind == "union_tag_invalid":
         return (*path, "kind"), f"found {_shown(context['tag'])}, expected {context['expected_tags']}"
     if kind == "extra_forbidden":
-        return path, f"unknown key; {_nearest(path[-1], _section(error['loc'][:-1]))}"
+        return path, f"unknown key; {_nearest(path[-1], _section(error['loc'][:-1], root), root)}"
     if kind == "missing":
         return path, "found nothing, expected a value"
     if kind == "model_type":
-        keys = ", ".join(_section(error["loc"]).model_fields)
+        keys = ", ".join(_section(error["loc"], root).model_fields)
         return path, f"found {_shown(error['input'])}, expected keys below it: {keys}"
     return path, f"found {_shown(error['input'])}, expected {_expected(error['msg'])}"
 
@@ -167,27 +186,27 @@ def _path(loc: Sequence[str | int], data: Any) -> _Path:
     return tuple(path)
 
 
-def _section(loc: Sequence[str | int]) -> type[BaseModel]:
+def _section(loc: Sequence[str | int], root: type[BaseModel]) -> type[BaseModel]:
     """The model that describes the section at a place."""
-    section: type[BaseModel] = Config
+    section = root
     for part in map(str, loc):
-        annotation = _NETS.get(part) or section.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        section = _NETS.get(part) or _below(section.model_fields[part]) or section
     return section
 
 
-def _nearest(key: str, section: type[BaseModel]) -> str:
+def _below(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field that is a section, or a section or nothing."""
+    choices = [choice for choice in (get_args(field.annotation) or (field.annotation,)) if choice is not type(None)]
+    (only,) = choices if len(choices) == 1 else (None,)
+    return only if isinstance(only, type) and issubclass(only, BaseModel) else None
+
+
+def _nearest(key: str, section: type[BaseModel], root: type[BaseModel]) -> str:
     """The key that was meant: another one of this section, or this one in another section."""
-    elsewhere = [
-        f"{name}.{key}"
-        for name, field in Config.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, BaseModel)
-        and key in field.annotation.model_fields
-    ]
+    sections = {name: below for name, field in root.model_fields.items() if (below := _below(field)) is not None}
+    elsewhere = [f"{name}.{key}" for name, below in sections.items() if key in below.model_fields]
     elsewhere += ["net." + key] if any(key in net.model_fields for net in _NETS.values()) else []
-    if section is Config and elsewhere:
+    if section is root and elsewhere:
         return f"did you mean {' or '.join(map(repr, elsewhere))}?"
     return suggest(key, section.model_fields)
 
@@ -210,8 +229,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _beside(config: Config, folder: Path) -> Config:
-    """The config with data paths that are found beside its file made absolute; globs remain globs."""
+def _beside(config: _Kind, folder: Path) -> _Kind:
+    """The config with paths that are found beside its file made absolute; globs remain globs."""
 
     def place(name: str) -> str:
         try:
@@ -221,6 +240,9 @@ def _beside(config: Config, folder: Path) -> Config:
             return name
         return str(found) if found == folder.absolute() / name else name
 
+    if isinstance(config, DistillConfig):
+        return config.model_copy(update={"teacher": place(config.teacher)})
     data = config.data
     paths = {"train": tuple(map(place, data.train)), "validation": tuple(map(place, data.validation))}
-    return config.model_copy(update={"data": data.model_copy(update=paths)})
+    start = None if config.start is None else place(config.start)
+    return config.model_copy(update={"data": data.model_copy(update=paths), "start": start})

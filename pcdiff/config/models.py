@@ -75,6 +75,10 @@ def _device(value: str) -> str:
     return value
 
 
+Name = Annotated[str, AfterValidator(_name)]
+Device = Annotated[str, AfterValidator(_device)]
+
+
 def _options(value: dict[str, Any]) -> dict[str, Any]:
     for name in ("format", "drop_empty"):
         if name in value:
@@ -126,6 +130,8 @@ class EpicConfig(Section):
     """Number of layers."""
     global_size: Whole = Field(default=16, ge=1)
     """Width of the vector that the points of a cloud share."""
+    heads: Whole = Field(default=0, ge=0)
+    """Attention heads in each layer, by which points also see each other directly; 0: none, as in the paper."""
 
 
 class TransformerConfig(Section):
@@ -211,16 +217,28 @@ class LossConfig(Section):
 
 
 class OptimConfig(Section):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices within the net's layers and AdamW for the rest."""
     lr: Real = Field(default=1e-3, gt=0)
     """Peak learning rate of AdamW."""
+    hidden_lr: Real = Field(default=0.02, gt=0)
+    """Peak learning rate of Muon; read by the kind `muon` only."""
     weight_decay: Real = Field(default=0.0, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay."""
     warmup: Whole = Field(default=200, ge=0)
     """Steps of linear warm-up; a cosine to zero follows."""
     clip: Real = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     ema: Real = Field(default=0.999, ge=0, lt=1)
     """Decay of the moving average of the weights per step, itself warmed up."""
+
+    @field_validator("hidden_lr")
+    @classmethod
+    def _of_muon(cls, hidden_lr: float, info: ValidationInfo) -> float:
+        kind = info.data.get("kind")
+        if kind not in (None, "muon") and hidden_lr != cls.model_fields["hidden_lr"].default:
+            raise mistake(hidden_lr, f"this key with kind: muon only, not {kind}")
+        return hidden_lr
 
 
 class TrainingConfig(Section):
@@ -238,6 +256,8 @@ class TrainingConfig(Section):
     """Number of newest checkpoints kept."""
     compare: Whole = Field(default=2000, ge=0)
     """At the end generate as many clouds as there are validation clouds, at most this many, and compare them; 0: do not."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """What the net is computed in; weights stay float32. Auto: bfloat16 where the hardware multiplies in it, which halves the time."""
     max_skipped: Whole = Field(default=20, ge=1)
     """Stop after this many steps in a row whose loss or gradient is not finite."""
 
@@ -276,26 +296,31 @@ def _default_net(value: object) -> object:
     return value
 
 
+Net = Annotated[
+    EpicConfig | TransformerConfig | GraphConfig, Field(discriminator="kind"), BeforeValidator(_default_net)
+]
+
+
 class Config(Section):
     """A training run."""
 
     schema_version: Literal[1] = 1
     """Version of this layout."""
-    name: Annotated[str, AfterValidator(_name)]
+    name: Name
     """Name of the run and of its folder."""
     output: str | None = None
     """Run folder; `runs/NAME` when absent."""
     seed: Whole = Field(default=0, ge=0, lt=2**63)
     """Seed of everything that is drawn."""
-    device: Annotated[str, AfterValidator(_device)] = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    start: str | None = Field(default=None, min_length=1)
+    """A run, a generator's folder or the name of one that comes with pcdiff, whose weights and scales training begins from."""
     data: DataConfig
     """What to learn from."""
     features: FeaturesConfig = FeaturesConfig()
     """Which columns are generated and which condition them."""
-    net: Annotated[
-        EpicConfig | TransformerConfig | GraphConfig, Field(discriminator="kind"), BeforeValidator(_default_net)
-    ] = EpicConfig()
+    net: Net = EpicConfig()
     """The net of the denoiser; `kind` chooses among them, `epic` when absent."""
     schedule: ScheduleConfig = ScheduleConfig()
     """How noise is added with time."""

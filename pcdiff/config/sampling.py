@@ -68,6 +68,9 @@ class SamplingConfig(Section):
     """End with one more evaluation, which takes out the noise that is left at the last time."""
     guidance: Real = 1.0
     """Strength of classifier-free guidance; 1 is none. Needs a training with `denoiser.drop_conditions`."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """What the net is computed in. Auto: bfloat16 where the hardware multiplies in it, which halves the time. It moves a standardised
+    point by about 0.002, a twentieth of what 20 steps leave; values of other batching then agree to its rounding only."""
 
     @field_validator("order")
     @classmethod

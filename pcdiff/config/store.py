@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcdiff.config.dialect import dump
+from pcdiff.config.distill import RunConfig
 from pcdiff.config.models import Config
 
 __all__ = ["config_hash", "flat", "json_schema", "to_yaml"]
 
 
-def to_yaml(config: Config) -> str:
-    """The config with every default written out; :func:`load_config` reads the same config back."""
+def to_yaml(config: RunConfig) -> str:
+    """The config with every default written out; :func:`load_any` reads the same config back."""
     return dump(config.model_dump(mode="json"))
 
 
-def config_hash(config: Config) -> str:
+def config_hash(config: RunConfig) -> str:
     """SHA-256, in hexadecimal, of the config as JSON without spaces, defaults written out.
 
     The order of features counts, for it is the order of the net's inputs.
@@ -27,7 +28,7 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def flat(config: Config) -> dict[str, str | int | float | bool | None]:
+def flat(config: RunConfig) -> dict[str, str | int | float | bool | None]:
     """One entry a value, by its key path; lists are comma-separated.
 
     >>> from pcdiff.config import load_config
@@ -48,6 +49,6 @@ def _flat(data: Mapping[str, Any], prefix: str) -> dict[str, str | int | float |
     return found
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema(kind: type[RunConfig] = Config) -> dict[str, Any]:
     """The layout of a config as JSON schema (draft 2020-12), for editors: they complete keys and mark mistakes."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **kind.model_json_schema()}

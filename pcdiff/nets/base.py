@@ -75,8 +75,17 @@ class PointNet(nn.Module, ABC):
         """
         padding = ~mask[..., None]
         x = x.masked_fill(padding, 0)
-        h = self._points(x, self.entry(x), mask, self.embedding(log_snr, cond))
-        y: Tensor = self.exit(h)
+        # Under autocast the middle of the net is computed with fewer digits. What goes in and out must not be: at a high
+        # log-SNR the noise stands in the third digit of x.
+        device = x.device.type
+        lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            h, context = self.entry(x), self.embedding(log_snr, cond)
+        if lower is not None:
+            h = h.to(lower)
+        h = self._points(x, h, mask, context)
+        with torch.autocast(device, enabled=False):
+            y: Tensor = self.exit(h.to(x.dtype))
         return y.masked_fill(padding, 0)
 
     @abstractmethod

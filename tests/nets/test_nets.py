@@ -18,6 +18,7 @@ CONDITIONS = 2
 NEIGHBOURS = 4
 CONFIGS = {
     "epic": EpicConfig(hidden=16, layers=2, global_size=4),
+    "epic with attention": EpicConfig(hidden=16, layers=2, global_size=4, heads=2),
     "transformer": TransformerConfig(hidden=16, layers=2, heads=2),
     "graph": GraphConfig(hidden=16, layers=2, neighbours=NEIGHBOURS),
 }
@@ -169,6 +170,20 @@ def test_single_precision_agrees_with_double(kind: str) -> None:
     single = net.float()(x.float(), log_snr.float(), mask, cond.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3)
+
+
+@every_net
+def test_bfloat16_agrees_to_its_rounding_and_keeps_the_ends_in_full_precision(kind: str) -> None:
+    """bfloat16 rounds to 2^-9; some ten roundings follow each other, and the entry and exit layers must not be among them."""
+    net = make(kind).float()
+    x, log_snr, mask, cond = (v.float() if v.is_floating_point() else v for v in batch())
+    expected = net(x, log_snr, mask, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x, log_snr, mask, cond)
+    assert y.dtype == torch.float32
+    assert torch.count_nonzero(y[~mask]) == 0
+    error = (y - expected)[mask].square().mean().sqrt() / expected[mask].square().mean().sqrt()
+    assert 0 < error < 10 * 2**-9
 
 
 @every_net

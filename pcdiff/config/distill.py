@@ -1,0 +1,55 @@
+"""What a distillation can be told: a generator that does in a few steps what another does in many."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, TrackingConfig, TrainingConfig
+from pcdiff.config.sampling import SamplingConfig
+from pcdiff.config.section import Section, Whole
+
+__all__ = ["DistillConfig", "PairsConfig", "RunConfig"]
+
+
+class PairsConfig(Section):
+    train: Whole = Field(default=100_000, ge=1)
+    """Number of trajectories of the teacher to learn from."""
+    validation: Whole = Field(default=2_000, ge=1)
+    """Number of further trajectories for the validation loss."""
+
+
+class DistillConfig(Section):
+    """A distillation."""
+
+    schema_version: Literal[1] = 1
+    """Version of this layout."""
+    name: Name
+    """Name of the run and of its folder."""
+    output: str | None = None
+    """Run folder; `runs/NAME` when absent."""
+    seed: Whole = Field(default=0, ge=0, lt=2**63)
+    """Seed of everything that is drawn."""
+    device: Device = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    teacher: str = Field(min_length=1)
+    """Run folder or generator folder to learn from; found as data files are: relative to the working directory or to this file."""
+    steps: Whole = Field(default=1, ge=1, le=8)
+    """Number of steps of the student, one evaluation of its net each."""
+    pairs: PairsConfig = PairsConfig()
+    """How many trajectories the teacher solves."""
+    sampling: SamplingConfig | None = None
+    """How the teacher is sampled, by a sampler of the ODE; as it is by default when absent."""
+    net: Net | None = None
+    """The student's net; the teacher's, with its weights to begin from, when absent."""
+    optim: OptimConfig = OptimConfig()
+    """The optimiser."""
+    training: TrainingConfig = TrainingConfig()
+    """Length, batches, and what is written when; the comparison at the end is with clouds of the teacher."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where the run is mirrored to."""
+
+
+RunConfig = Config | DistillConfig
+"""What a run folder's config.yaml may be."""
