@@ -5,7 +5,7 @@
     multiplicity.safetensors  the model of the number of points and the cloud features
 
 Noise: clouds are numbered from 0 in a request, and the noise of cloud i depends only on (seed, i). Windows of clouds are drawn,
-sorted by size, and pass through the sampler in blocks of similar size, so little is spent on padding.
+sorted by size, and pass through the sampler in pieces of similar size (:mod:`pcdiff.sampling_loop`), so little is spent on padding.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from torch import Tensor
 
 import pcdiff
 from pcdiff.bundle import (
-    DESCRIPTION,
     Description,
     Settings,
     build_denoiser,
@@ -37,29 +37,25 @@ from pcdiff.bundle import (
 )
 from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.config import SamplingConfig
-from pcdiff.diffusion import GRIDS, Denoiser, DenoiserLike, fit_grids, sample, student_scale
-from pcdiff.diffusion.guidance import ClassifierFree
+from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.errors import DataError, ModelError, suggest
 from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
-from pcdiff.noise import BLOCK, StepNoise, cloud_noise, point_noise, student_uniforms
+from pcdiff.noise import BLOCK, cloud_noise, point_noise, student_uniforms
+from pcdiff.precision import pick_precision
+from pcdiff.resources import DESCRIPTION, find_generator
+from pcdiff.sampling_loop import Guide, Solver, Window, pieces, workers
 from pcdiff.seeds import Purpose, stream
 from pcdiff.transforms import Transform, cloud_columns
 
 __all__ = ["Conditions", "Generator", "Guide", "pieces"]
 
-# On a CPU a block passes through the sampler in pieces of about this many points, which stay in its cache.
-_CPU_POINTS = 4096
-# Blocks that are sorted by size together; also what is held in memory at a time.
+# Blocks that are sorted by size together; what is held in memory is two such windows.
 _WINDOW = 16
 
 # Clouds whose trajectories a grid is fitted to.
 _GRID_CLOUDS = 256
-
-Guide = Callable[[DenoiserLike, Tensor, npt.NDArray[np.int64]], DenoiserLike]
-"""Wraps the denoiser for clouds that pass through the sampler together (see :mod:`pcdiff.diffusion.guidance`): called with the
-denoiser, their mask (B, N) and their numbers in the request (B,)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,15 @@ class Conditions:
     counts: npt.NDArray[np.int64]
     features: dict[str, npt.NDArray[Any]]
     types: npt.NDArray[np.int64]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Conditions]) -> Conditions:
+        """Those of one set of clouds after another."""
+        return cls(
+            counts=np.concatenate([part.counts for part in parts]),
+            features={name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
+            types=np.concatenate([part.types for part in parts]),
+        )
 
 
 class Generator:
@@ -146,24 +151,25 @@ class Generator:
 
     @staticmethod
     def folder(path: str | os.PathLike[str]) -> Path:
-        """The folder of a generator that is named by itself or by the run that it belongs to."""
-        inside = Path(path) / "generator"
-        return inside if (inside / DESCRIPTION).is_file() else Path(path)
+        """The folder of a generator that is named by itself, by the run that it belongs to, or as one that comes with pcdiff.
+
+        Raises:
+            ModelError: there is no such generator.
+        """
+        return find_generator(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Generator:
         """Read a generator.
 
         Args:
-            path: its folder, or a run folder that holds it as ``generator/``.
+            path: its folder, a run folder that holds it as ``generator/``, or the name of one that comes with pcdiff
+                (:func:`pcdiff.resources.pretrained`); a path that exists wins over a name.
 
         Raises:
             ModelError: not a generator, of a newer format, or damaged.
         """
         folder = cls.folder(path)
-        if not (folder / DESCRIPTION).is_file():
-            found = "there is no such folder" if not Path(path).exists() else f"there is no {DESCRIPTION} in it"
-            raise ModelError(f"{path}: not a generator or a finished run: {found}")
         about = Description.read(folder)
         settings, transform = about.settings, about.transform
         denoiser = build_denoiser(settings, transform)
@@ -197,6 +203,7 @@ class Generator:
         denoise: bool | None = None,
         guidance: float | None = None,
         guide: Guide | None = None,
+        precision: str | None = None,
         device: str = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> PointClouds:
@@ -214,6 +221,7 @@ class Generator:
             denoise=denoise,
             guidance=guidance,
             guide=guide,
+            precision=precision,
             device=device,
             progress=progress,
         )
@@ -234,10 +242,13 @@ class Generator:
         denoise: bool | None = None,
         guidance: float | None = None,
         guide: Guide | None = None,
+        precision: str | None = None,
         device: str = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[PointClouds]:
-        """Generate clouds piece by piece, in constant memory.
+        """Generate clouds piece by piece, in constant memory, on as many cores as ``torch.get_num_threads()`` says.
+
+        While the caller has one piece, the next is being made.
 
         Args:
             n: how many; the number of clouds in ``given`` when absent.
@@ -246,7 +257,9 @@ class Generator:
             given: take the number of points, the cloud features and the type of each cloud from here instead of drawing them.
             sampler, order, steps, grid, options, denoise, guidance: override the generator's default sampler (see
                 :class:`~pcdiff.config.SamplingConfig`).
-            guide: puts a posterior or a constraint around the denoiser.
+            guide: puts a posterior or a constraint around the denoiser; called for some clouds after others, never at once.
+            precision: ``float32``, ``bfloat16`` or ``auto``, likewise; what bfloat16 costs,
+                :class:`~pcdiff.config.SamplingConfig` says.
             device: see :func:`pcdiff.bundle.pick_device`.
             progress: called now and then with the number of clouds made since the last call.
 
@@ -268,16 +281,39 @@ class Generator:
         if operator.index(n) < 1 or n > most:
             raise DataError(f"cannot generate {n} clouds" + ("" if given is None else f" from the {most} given"))
         chosen = self.choose(
-            sampler=sampler, order=order, steps=steps, grid=grid, options=options, denoise=denoise, guidance=guidance
+            sampler=sampler,
+            order=order,
+            steps=steps,
+            grid=grid,
+            options=options,
+            denoise=denoise,
+            guidance=guidance,
+            precision=precision,
         )
         where = pick_device(device)
-        self.denoiser.to(where)
-        provenance = self.metadata(seed=seed, n=n, **chosen.model_dump(mode="json"))
-        for start in range(0, n, _WINDOW * BLOCK):
-            size = min(_WINDOW * BLOCK, n - start)
-            found = self.conditions(start, size, seed, type, given)
-            points = self._points(start, found, seed, chosen, where, guide, progress)
-            yield self.decode(points, found, provenance)
+        solver = self._solver(chosen, seed, where, guide)
+        computed = str(pick_precision(chosen.precision, where)).removeprefix("torch.")
+        provenance = self.metadata(seed=seed, n=n, **chosen.model_dump(mode="json") | {"precision": computed})
+        made: tuple[npt.NDArray[np.float32], Conditions] | None = None
+        with workers(solver.threads) as pool:
+
+            def draw(start: int) -> list[Future[tuple[Conditions, npt.NDArray[np.float32]]]]:
+                blocks = _blocks(start, min(start + _WINDOW * BLOCK, n))
+                return [pool.submit(self._draw, first, size, seed, type, given) for first, size in blocks]
+
+            drawn = draw(0)
+            for start in range(0, n, _WINDOW * BLOCK):
+                conditions, noise = zip(*(block.result() for block in drawn), strict=True)
+                found = Conditions.concatenate(conditions)
+                window = Window(
+                    solver, pool, start, np.concatenate(noise), found.counts, self._encoded(found), self._falling
+                )
+                drawn = draw(start + _WINDOW * BLOCK)
+                if made is not None:
+                    yield self.decode(*made, provenance)
+                made = window.result(progress), found
+            if made is not None:
+                yield self.decode(*made, provenance)
 
     def choose(self, **overrides: Any) -> SamplingConfig:
         """The default sampler with what is not None overridden; see :meth:`pcdiff.bundle.Settings.choose`."""
@@ -324,8 +360,13 @@ class Generator:
         Raises:
             DataError: the generator knows no such type.
         """
+        blocks = _blocks(start, start + size)
+        return Conditions.concatenate([self._conditions(first, part, seed, type, given) for first, part in blocks])
+
+    def _conditions(self, start: int, size: int, seed: int, type: str | None, given: PointClouds | None) -> Conditions:
+        """Those of one block, or of the first clouds of it."""
         names = [scale.name for scale in self.transform.clouds]
-        uniform, normal = cloud_noise(seed, start, size, 1 + len(names))
+        uniform, normal = cloud_noise(seed, start, BLOCK, 1 + len(names))
         if given is not None:
             part = given[start : start + size]
             counts = part.counts
@@ -335,10 +376,12 @@ class Generator:
             if type is not None:
                 if type not in self.transform.types:
                     raise DataError(f"the generator knows no type {type!r}: {suggest(type, self.transform.types)}")
-                types = np.full(size, self.transform.types.index(type), np.int64)
+                types = np.full(BLOCK, self.transform.types.index(type), np.int64)
             else:
                 types = np.searchsorted(np.cumsum(self.types)[:-1], uniform[:, 0], side="right").astype(np.int64)
+            # The whole block, so that rounding too is the same however many are asked for.
             counts, values = self.multiplicity.draw(normal, types)
+            counts, values, types = counts[:size], values[:size], types[:size]
         features = {name: values[:, k].astype(np.float32) for k, name in enumerate(names)}
         if self.transform.schema.kind != "jets":
             return Conditions(counts, features, types)
@@ -346,22 +389,39 @@ class Generator:
             features["phi"] = given[start : start + size].feature("phi").astype(np.float32)
         if "phi" not in features:
             # The beams are symmetric about their axis. Rounded to float32 the largest value must stay below pi.
-            phi = (2 * np.pi * uniform[:, 1] - np.pi).astype(np.float32)
+            phi = (2 * np.pi * uniform[:size, 1] - np.pi).astype(np.float32)
             features["phi"] = np.clip(phi, -np.float32(3.1415925), np.float32(3.1415925))
         return Conditions(counts, features, types)
 
     def batch(self, start: int, found: Conditions, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """The noise (n, N, F), mask (n, N) and conditions (n, C) of all of these clouds in one batch."""
-        counts, width = found.counts, len(self.transform.points)
-        noise = point_noise(seed, start, len(counts), int(counts.max()), width)
+        counts = found.counts
+        mask = np.arange(int(counts.max())) < counts[:, None]
+        noise = np.zeros((*mask.shape, len(self.transform.points)), np.float32)
+        blocks = _blocks(start, start + len(counts))
+        noise[mask] = np.concatenate(
+            [self._noise(first, counts[first - start : first - start + size], seed) for first, size in blocks]
+        )
+        return torch.from_numpy(noise), torch.from_numpy(mask), torch.from_numpy(self._encoded(found))
+
+    def _noise(self, start: int, counts: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float32]:
+        """The noise of clouds of one block, flat, shape (sum of counts, F)."""
+        noise = point_noise(seed, start, len(counts), int(counts.max()), len(self.transform.points))
         if self.settings.denoiser.dimension is not None:
             unit = torch.from_numpy(student_uniforms(seed, start, len(counts)))
             noise = noise * student_scale(unit, self.settings.denoiser.dimension).float().numpy()[:, None, None]
-        mask = np.arange(noise.shape[1]) < counts[:, None]
-        cond = self.transform.encode_conditions(counts, found.features, found.types)
-        return torch.from_numpy(np.ascontiguousarray(noise)), torch.from_numpy(mask), torch.from_numpy(cond)
+        return noise[np.arange(noise.shape[1]) < counts[:, None]]
 
-    @torch.no_grad()
+    def _draw(
+        self, start: int, size: int, seed: int, type: str | None, given: PointClouds | None
+    ) -> tuple[Conditions, npt.NDArray[np.float32]]:
+        """What is known of the clouds of one block, and their noise."""
+        found = self._conditions(start, size, seed, type, given)
+        return found, self._noise(start, found.counts, seed)
+
+    def _encoded(self, found: Conditions) -> npt.NDArray[np.float32]:
+        return self.transform.encode_conditions(found.counts, found.features, found.types)
+
     def solve(
         self,
         noise: Tensor,
@@ -375,84 +435,24 @@ class Generator:
         callback: Callback | None = None,
     ) -> Tensor:
         """Standardised points, shape (B, N, F), of the clouds of these numbers, by a sampler as :meth:`choose` gives it."""
-        noise, mask, cond = noise.to(device), mask.to(device), cond.to(device)
-        denoiser: DenoiserLike = self.denoiser
-        if chosen.guidance != 1:
-            denoiser = ClassifierFree(denoiser, chosen.guidance)
-        if guide is not None:
-            denoiser = guide(denoiser, mask, clouds)
-        steps = StepNoise(seed, clouds, mask.sum(1).cpu().numpy(), noise.shape[2])
-        return sample(
-            chosen.sampler,
-            denoiser,
-            noise,
-            self.grid(chosen),
-            mask,
-            cond,
-            order=chosen.order,
-            draw=lambda: torch.from_numpy(steps()).to(device),
-            denoise=chosen.denoise,
-            callback=callback,
-            **chosen.options,
-        )
+        return self._solver(chosen, seed, device, guide)(noise, mask, cond, clouds, callback)
 
-    def _points(
-        self,
-        start: int,
-        found: Conditions,
-        seed: int,
-        chosen: SamplingConfig,
-        device: torch.device,
-        guide: Guide | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Standardised points of all clouds, flat, shape (sum of counts, F)."""
-        counts = found.counts
-        noise, mask, cond = self.batch(start, found, seed)
-        offsets = offsets_of(counts)
-        out = np.empty((int(offsets[-1]), noise.shape[2]), np.float32)
-        for index in pieces(np.argsort(counts, kind="stable"), counts, device):
-            largest = int(counts[index].max())
-            part = noise[index, :largest], mask[index, :largest], cond[index]
-            x = self.solve(*part, start + index, seed, chosen, device, guide)
-            inside = part[1].numpy()
-            rows = (offsets[index][:, None] + np.arange(largest))[inside]
-            out[rows] = x.cpu().numpy()[inside]
-            if progress is not None:
-                progress(len(index))
-        if not np.isfinite(out).all():
-            raise ModelError(
-                f"the generator's output is not finite in {int((~np.isfinite(out)).any(axis=1).sum())} of {len(out)} points; "
-                "train longer or sample with more steps"
-            )
-        return out
+    def _solver(self, chosen: SamplingConfig, seed: int, device: torch.device, guide: Guide | None) -> Solver:
+        return Solver(self.denoiser.to(device), chosen, self.grid(chosen), seed, device, guide)
 
-    def decode(
-        self,
-        points: npt.NDArray[np.float32],
-        found: Conditions,
-        provenance: Mapping[str, Any],
-        *,
-        ordered: bool = True,
-    ) -> PointClouds:
-        """Clouds in physical units, the constituents of a jet by falling pT where they have one, unless not ``ordered``."""
+    @property
+    def _falling(self) -> int | None:
+        """Which point feature the constituents of a jet fall in, where they have one."""
+        if self.transform.schema.kind != "jets":
+            return None
         names = [scale.name for scale in self.transform.points]
-        falling = ("ptrel", "pt", "energy") if ordered and self.transform.schema.kind == "jets" else ()
-        rank = next((names.index(name) for name in falling if name in names), None)
-        if rank is not None:
-            cloud = np.repeat(np.arange(len(found.counts)), found.counts)
-            points = points[np.lexsort((-points[:, rank], cloud))]
+        return next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
+
+    def decode(self, points: npt.NDArray[np.float32], found: Conditions, provenance: Mapping[str, Any]) -> PointClouds:
+        """Clouds in physical units."""
         return self.transform.decode(points, offsets_of(found.counts), found.features, found.types, provenance)
 
 
-def pieces(
-    order: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], device: torch.device
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Clouds that pass through the sampler together, of similar size; which ones, only the request decides."""
-    first = 0
-    while first < len(order):
-        block = order[first : first + BLOCK]
-        if device.type == "cpu":
-            block = block[: max(1, _CPU_POINTS // int(counts[block].max()))]
-        yield block
-        first += len(block)
+def _blocks(start: int, stop: int) -> list[tuple[int, int]]:
+    """The first cloud and the number of clouds of each block."""
+    return [(first, min(BLOCK, stop - first)) for first in range(start, stop, BLOCK)]

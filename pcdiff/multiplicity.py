@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from pcdiff.config import MultiplicityConfig
 from pcdiff.errors import ConfigError
-from pcdiff.flows import RealNVP, fit_flow
+from pcdiff.flows import RealNVP, fit_flow, invert_flow
 from pcdiff.seeds import Purpose, stream
 
 __all__ = ["Draw", "EmpiricalMultiplicity", "FlowMultiplicity", "Multiplicity", "build_multiplicity"]
@@ -230,10 +230,10 @@ class FlowMultiplicity(Multiplicity):
         ]
         return np.stack(columns, axis=1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
         noise = torch.from_numpy(np.asarray(normals, np.float32))
-        z = self.flow(self._context(types)).transform.inv(noise).numpy().astype(np.float64)
+        z = invert_flow(self.flow, noise, self._context(types)).numpy().astype(np.float64)
         features = [marginal.inverse(z[:, 1 + k]) for k, marginal in enumerate(self.marginals)]
         counts = np.maximum(self.counts.inverse(z[:, 0]), 1)
         return counts, np.stack(features, axis=1) if features else np.zeros((len(counts), 0))

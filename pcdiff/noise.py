@@ -15,7 +15,7 @@ from pcdiff.seeds import Purpose, stream
 
 __all__ = ["BLOCK", "StepNoise", "cloud_noise", "point_noise", "student_uniforms"]
 
-# Clouds that share one random stream, and that pass through the sampler together at most.
+# Clouds that share one random stream.
 BLOCK = 1024
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from pcdiff.diffusion import SAMPLERS
 from pcdiff.diffusion.guidance import Constrained
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
+from pcdiff.io import write
 from pcdiff.multiplicity import build_multiplicity
+from pcdiff.sampling_loop import pieces, workers
 from pcdiff.transforms import Transform, cloud_columns
 
 from .test_transforms import CLOUDS, POINTS, jets
@@ -299,3 +304,108 @@ def test_a_guide_wraps_the_denoiser_for_the_right_clouds(generator: Generator) -
     scale = next(scale for scale in generator.transform.points if scale.name == "etarel")
     total = ak.to_numpy(ak.sum(ak.unflatten(scale.forward(made.column("etarel")), made.counts), axis=1))
     np.testing.assert_allclose(total, np.arange(n) / 1000, atol=2e-4)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts torch's number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("options", [{}, {"sampler": "restart"}, {"precision": "bfloat16"}], ids=str)
+def test_the_number_of_threads_changes_no_bit(generator: Generator, threads: None, options: dict[str, Any]) -> None:
+    made = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        made.append(generator.sample(1500, seed=6, **options))
+        assert torch.get_num_threads() == count
+    assert made[0].equals(made[1])
+    assert made[0].equals(made[2])
+
+
+def test_workers_compute_in_one_thread_each_and_leave_all_others_alone(threads: None) -> None:
+    torch.set_num_threads(3)
+    seen: list[int] = []
+    with workers(2) as pool:
+        assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
+        other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert [*seen, torch.get_num_threads()] == [3, 3]
+
+
+def test_bfloat16_agrees_with_float32_to_its_rounding(generator: Generator) -> None:
+    """Standardised points of an ODE sampler.
+
+    bfloat16 rounds by u = 2^-8 at most. On the way of a point through this net's two layers, values are rounded at most 16 times, each time by
+    u at most of its size, and each of 4 steps adds no more than that.
+    """
+    found = generator.conditions(0, 200, 1)
+    noise, mask, cond = generator.batch(0, found, 1)
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        chosen = generator.choose(precision=precision)
+        ends[precision] = generator.solve(noise, mask, cond, np.arange(200), 1, chosen, torch.device("cpu"))[mask]
+    difference = (ends["bfloat16"] - ends["float32"]).square().mean().sqrt()
+    size = ends["float32"].square().mean().sqrt()
+    assert 0 < float(difference / size) < 4 * 16 * 2**-8
+
+
+def test_a_file_says_in_which_precision_it_was_made(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcdiff.precision._multiplies_bfloat16", lambda _: False)
+    made = generator.sample(20, seed=5, precision="auto")
+    assert made.provenance["sampling"]["precision"] == "float32"
+    assert made.equals(generator.sample(20, seed=5))
+    with pytest.raises(DataError, match="precision = 'float16'"):
+        generator.sample(2, precision="float16")
+
+
+def test_memory_does_not_grow_with_the_number_of_clouds(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays at the peak of 16 windows of 1,024 clouds against those of 4: were all kept, they would be four times as much.
+
+    They are not the same, since threads may hold more or fewer pieces at a time.
+    """
+    monkeypatch.setattr("pcdiff.generator._WINDOW", 1)
+    peaks = {}
+    for windows in (4, 16):
+        tracemalloc.start()
+        for _ in generator.iterate(windows * 1024, steps=1):
+            pass
+        peaks[windows] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[16] < 2 * peaks[4]
+
+
+def test_an_interrupt_leaves_neither_a_file_nor_threads(generator: Generator, tmp_path: Path) -> None:
+    before = threading.active_count()
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(generator.iterate(5000, progress=interrupt), tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == before
+
+
+def test_a_guide_is_never_in_two_threads(generator: Generator, threads: None) -> None:
+    torch.set_num_threads(3)
+    seen = set()
+
+    def guide(denoiser: Any, mask: torch.Tensor, clouds: np.ndarray) -> Any:
+        seen.add(threading.get_ident())
+        return denoiser
+
+    assert generator.sample(1500, seed=2, steps=2, guide=guide).equals(generator.sample(1500, seed=2, steps=2))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("most", [1, 40, 5000])
+def test_pieces_hold_each_cloud_once_and_no_more_points_than_fit(most: int) -> None:
+    counts = np.random.default_rng(0).integers(1, most + 1, 9000)
+    parts = list(pieces(np.argsort(counts, kind="stable"), counts, torch.device("cpu")))
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(9000))
+    padded = [len(part) * int(counts[part].max()) for part in parts]
+    assert all(size <= 4096 or len(part) == 1 for size, part in zip(padded, parts, strict=True))

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 from pcdiff.config import MultiplicityConfig
 from pcdiff.errors import ConfigError
+from pcdiff.flows import invert_flow
 from pcdiff.multiplicity import EmpiricalMultiplicity, FlowMultiplicity, build_multiplicity
 
 N = 4000
@@ -77,6 +78,16 @@ def test_empirical_draws_whole_rows_of_the_right_type() -> None:
     drawn, values = model.draw(np.random.default_rng(5).standard_normal((1000, 3)), wanted)
     rows = {(int(c), float(f), int(t)) for c, f, t in zip(counts, features[:, 0], types, strict=True)}
     assert {(int(c), float(f), int(t)) for c, f, t in zip(drawn, values[:, 0], wanted, strict=True)} <= rows
+
+
+def test_the_fast_inverse_is_that_of_zuko(fitted: FlowMultiplicity) -> None:
+    z = torch.from_numpy(np.random.default_rng(15).standard_normal((500, 3))).float()
+    context = torch.eye(2)[torch.arange(500) % 2]
+    with torch.no_grad():
+        found = invert_flow(fitted.flow, z, context)
+        torch.testing.assert_close(found, fitted.flow(context).transform.inv(z), rtol=1e-5, atol=1e-5)
+        # Splines leave the bounds of their bins to rounding.
+        torch.testing.assert_close(fitted.flow(context).transform(found), z, rtol=1e-3, atol=1e-3)
 
 
 def test_all_clouds_of_one_size() -> None:

@@ -40,7 +40,7 @@ _POINTS = ("etarel", "phirel", "ptrel")
 _CLOUDS = ("pt", "eta", "mass", "num_constituents")
 _ABOUT = "pcdiff/about"
 
-_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
+_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 _CHUNK_ROWS, _CHUNK_BYTES = 1 << 14, 1 << 20
 
 
@@ -285,7 +285,9 @@ def _append(file: h5py.File, name: str, values: npt.NDArray[Any]) -> None:
     """Add rows to a dataset; a later row that is longer widens it."""
     if name not in file:
         row = values.itemsize * int(np.prod(values.shape[1:]))
-        rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row)))
+        most = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row)))
+        # A power of two, as are the pieces of a generator: then no chunk is compressed a second time for its other half.
+        rows = 1 << (most.bit_length() - 1)
         file.create_dataset(
             name,
             data=values,

@@ -210,7 +210,15 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
             table = _table(piece, path, Stored.of(piece, metadata).dumps() if writer is None else "")
             if writer is None:
                 schema = table.schema
-                writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+                writer = pq.ParquetWriter(
+                    path,
+                    schema,
+                    compression="zstd",
+                    write_page_checksum=True,
+                    # Measured values hardly repeat: a dictionary of them is large and soon given up.
+                    use_dictionary=False,
+                    use_byte_stream_split=_floats(piece),
+                )
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
     finally:
         if writer is not None:
@@ -238,6 +246,13 @@ def _table(piece: PointClouds, path: Path, about: str) -> pa.Table:
         metadata={_KEY: about.encode()} if about else None,
     )
     return pa.Table.from_arrays([lists, *features.values()], schema=schema)
+
+
+def _floats(piece: PointClouds) -> list[str]:
+    """Columns of floating-point numbers, whose bytes shrink well when they are stored by their place in the number."""
+    columns = {f"{_POINTS}.list.element.{name}": piece.column(name) for name in piece.schema.point_names}
+    columns |= {name: piece.feature(name) for name in piece.schema.cloud_names}
+    return [column for column, values in columns.items() if values.dtype in (np.float32, np.float64)]
 
 
 def _line(error: BaseException) -> str:
