@@ -19,7 +19,7 @@ from pcdiff.diffusion.fitted import fit_grids
 from pcdiff.diffusion.grids import GRIDS, karras_grid, log_snr_grid, quadratic_grid, uniform_grid
 from pcdiff.diffusion.guidance import ClassifierFree, Constrained, InPainted, MomentMatching, Posterior, repaint
 from pcdiff.diffusion.likelihood import Bound, Likelihood, log_factorial, log_likelihood, variational_bound
-from pcdiff.diffusion.losses import denoising_loss, noised, pair_loss
+from pcdiff.diffusion.losses import denoising_loss, noised, pair_loss, trajectory_loss
 from pcdiff.diffusion.objectives import action_loss, score_matching_loss
 from pcdiff.diffusion.poisson import student_scale
 from pcdiff.diffusion.samplers import (
@@ -124,6 +124,7 @@ __all__ = [
     "score_matching_loss",
     "sde_dpm",
     "student_scale",
+    "trajectory_loss",
     "uniform_grid",
     "unipc",
     "variational_bound",

@@ -11,14 +11,20 @@ The square is averaged over the valid entries of each cloud by itself, so a larg
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from pcdiff.diffusion.denoiser import Denoiser, DenoiserLike, Prediction
 from pcdiff.diffusion.poisson import student_scale
+from pcdiff.diffusion.samplers.base import Levels
+from pcdiff.diffusion.samplers.exponential import follow
 from pcdiff.diffusion.schedule import Level
 from pcdiff.diffusion.weights import WEIGHTS
 
-__all__ = ["denoising_loss", "noised", "pair_loss", "per_cloud"]
+__all__ = ["denoising_loss", "noised", "pair_loss", "per_cloud", "trajectory_loss"]
 
 
 def per_cloud(values: Tensor, mask: Tensor) -> Tensor:
@@ -73,12 +79,13 @@ def denoising_loss(
 
 
 def pair_loss(denoiser: DenoiserLike, noise: Tensor, solution: Tensor, mask: Tensor, cond: Tensor) -> Tensor:
-    """The squared error of one-step generation, of each cloud, shape (B,).
+    """The squared error of one-step generation, of each cloud, shape (B,): :func:`trajectory_loss` with a single step.
 
-    From the noise z at t_max the denoiser's x0 is taken as the generated cloud, so that ``ddim`` with a single step is the
-    one-step sampler; it is trained on the ends of trajectories that another denoiser's ODE has solved.
+    From the noise z at t_max one step of DDIM goes to t_min; it is trained on the ends of trajectories that another denoiser's ODE has
+    solved.
 
-    Flow Straight and Fast (arXiv 2209.03003); Diffusion-Model-Assisted Supervised Learning (arXiv 2310.14458).
+    Flow Straight and Fast (arXiv 2209.03003); Knowledge Distillation in Iterative Generative Models (arXiv 2101.02388);
+    Diffusion-Model-Assisted Supervised Learning (arXiv 2310.14458).
 
     Args:
         denoiser: what is trained.
@@ -87,6 +94,38 @@ def pair_loss(denoiser: DenoiserLike, noise: Tensor, solution: Tensor, mask: Ten
         mask: shape (B, N).
         cond: shape (B, C).
     """
-    t = noise.new_full((len(noise),), denoiser.schedule.t_max)
-    start = denoiser.schedule.level(t).r * noise * mask[..., None]
-    return per_cloud((denoiser(start, t, mask, cond).x0 - solution).square(), mask)
+    schedule = denoiser.schedule
+    grid = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
+    start = Levels.of(denoiser, grid).start(noise, mask)
+    return trajectory_loss(denoiser, [start, solution], grid, mask, cond)
+
+
+def trajectory_loss(
+    denoiser: DenoiserLike, states: Sequence[Tensor], grid: Tensor, mask: Tensor, cond: Tensor
+) -> Tensor:
+    r"""How far a few steps of DDIM land from a trajectory of another denoiser's ODE, of each cloud, shape (B,).
+
+    With r = sqrt(alpha^2 + sigma^2) a step of order 1 is linear in the preconditioned output F,
+
+        x' = (alpha alpha' + sigma sigma') x / r^2 - (sigma alpha' - alpha sigma') F / r,
+
+    in a variance-preserving schedule a rotation by the angle between the two levels, so one F lands exactly on the trajectory's next state
+    and the net learns it by regression. The loss is the mean over the steps of |x' - x(t')|^2 / r'^2.
+
+    Each step begins where the step before it landed, as in sampling, and gradients flow through all of them.
+
+    Args:
+        denoiser: what is trained.
+        states: the trajectory at the times of the grid, each of shape (B, N, F), zero where the mask is false.
+        grid: strictly falling times, shape (steps + 1,), float64.
+        mask: shape (B, N).
+        cond: shape (B, C).
+    """
+    x = states[0]
+    total = x.new_zeros(len(x))
+    for k, target in enumerate(states[1:]):
+        levels = Levels.of(denoiser, grid[k : k + 2])
+        x = follow(denoiser, x, levels, mask, cond, order=1)
+        r = math.hypot(levels.alpha[-1], levels.sigma[-1])
+        total = total + per_cloud(((x - target) / r).square(), mask)
+    return total / (len(states) - 1)

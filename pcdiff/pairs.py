@@ -1,0 +1,179 @@
+"""What a generator is taught with that shall do with a few steps: trajectories that another generator solved, from noise to clouds.
+
+    FOLDER/NAME_000000.safetensors   the first 16,384 clouds; and so on
+
+Each file holds ``states`` (P, S * F), the S kept states of all points one after the other, ``counts`` (n,) and ``cond`` (n, C). It is
+written whole or not at all, and one that is there already is not made again, so that a killed run goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from pcdiff.clouds import offsets_of
+from pcdiff.config import SamplingConfig
+from pcdiff.diffusion import SAMPLERS, Prediction
+from pcdiff.errors import DataError, ModelError
+from pcdiff.files import atomic_file, require_space
+from pcdiff.generator import Generator
+from pcdiff.noise import BLOCK
+from pcdiff.sampling_loop import Solver, pieces, workers
+from pcdiff.transforms import Encoded
+
+__all__ = ["make_pairs", "nearest_times", "read_pairs", "states_of"]
+
+# Clouds in a file: what is held in memory while they are made.
+_SHARD = 16 * BLOCK
+
+
+def nearest_times(generator: Generator, chosen: SamplingConfig, log_snr: Tensor) -> tuple[int, ...]:
+    """Which of the times of a sampler lie nearest to levels of noise, its first and last among them.
+
+    Args:
+        generator: what is sampled.
+        chosen: how, as :meth:`pcdiff.Generator.choose` gives it.
+        log_snr: rising levels between the first and the last time, shape (k,).
+
+    Returns:
+        k + 2 rising positions in the sampler's grid.
+
+    Raises:
+        DataError: the sampler has too few steps for so many different times, or draws noise: there is no trajectory to learn.
+    """
+    if SAMPLERS[chosen.sampler].stochastic and chosen.options.get("eta", 1):
+        raise DataError(
+            f"sampler = {chosen.sampler!r}: draws noise along the way, so a cloud is not a function of its noise; expected a sampler of the "
+            "ODE: ddim with eta 0, unipc, euler, heun or rk45"
+        )
+    with torch.no_grad():
+        fine = generator.denoiser.schedule.log_snr(generator.grid(chosen))
+    between = (fine[None] - log_snr[:, None]).abs().argmin(1).tolist()
+    found = (0, *between, chosen.steps)
+    if any(later <= earlier for earlier, later in itertools.pairwise(found)):
+        raise DataError(
+            f"the sampler's {chosen.steps} steps are too few to take {len(found) - 1} steps from; expected more"
+        )
+    return found
+
+
+def make_pairs(
+    generator: Generator,
+    folder: Path,
+    name: str,
+    n: int,
+    *,
+    seed: int,
+    chosen: SamplingConfig,
+    kept: tuple[int, ...],
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Solve the ODE of a generator for clouds of its own multiplicity model, and store where the trajectories passed.
+
+    Args:
+        generator: the teacher.
+        folder: for the files.
+        name: what their names begin with.
+        n: number of clouds.
+        seed: of the clouds, as for :meth:`pcdiff.Generator.sample`.
+        chosen: the sampler, as :meth:`pcdiff.Generator.choose` gives it.
+        kept: which states are stored, by their position in the sampler's grid; the last is the end.
+        device: to solve on.
+        progress: called now and then with the number of clouds that were added.
+
+    Raises:
+        DataError: the disk has no room.
+        ModelError: the output of the net is not finite.
+    """
+    solver = Solver(generator.denoiser.to(device), chosen, generator.grid(chosen), seed, device)
+    with workers(solver.threads) as pool:
+        for start in range(0, n, _SHARD):
+            size, file = min(_SHARD, n - start), _file(folder, name, start)
+            if not file.exists():
+                tensors = _solved(generator, start, size, solver, kept, pool, progress)
+                require_space(file, sum(values.nbytes for values in tensors.values()))
+                with atomic_file(file) as temporary:
+                    temporary.write_bytes(safetensors.numpy.save(tensors))
+            elif progress is not None:
+                progress(size)
+
+
+def read_pairs(folder: Path, name: str, n: int) -> Encoded:
+    """What :func:`make_pairs` stored, as clouds whose point features are those of all states one after the other.
+
+    Raises:
+        DataError: a file is missing or broken.
+    """
+    parts = []
+    for start in range(0, n, _SHARD):
+        file = _file(folder, name, start)
+        try:
+            parts.append(safetensors.numpy.load_file(file))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"{file}: cannot be read; remove it, and --resume makes it again ({error})") from error
+    points, counts, cond = (np.concatenate([part[key] for part in parts]) for key in ("states", "counts", "cond"))
+    return Encoded(points, offsets_of(counts), cond)
+
+
+def states_of(x: Tensor, width: int) -> list[Tensor]:
+    """The states, each of shape (B, N, F), of a batch of such clouds, shape (B, N, S * F).
+
+    Args:
+        x: the batch.
+        width: F.
+    """
+    return list(torch.split(x, width, dim=-1))
+
+
+def _file(folder: Path, name: str, start: int) -> Path:
+    return folder / f"{name}_{start // _SHARD:06d}.safetensors"
+
+
+def _solved(
+    generator: Generator,
+    start: int,
+    size: int,
+    solver: Solver,
+    kept: tuple[int, ...],
+    pool: Executor,
+    progress: Callable[[int], None] | None,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The tensors of one file."""
+    found = generator.conditions(start, size, solver.seed)
+    noise, mask, cond = generator.batch(start, found, solver.seed)
+    counts, offsets = found.counts, offsets_of(found.counts)
+    out = np.empty((int(offsets[-1]), len(kept) * noise.shape[2]), np.float32)
+
+    def run(index: npt.NDArray[np.int64]) -> int:
+        largest = int(counts[index].max())
+        states: list[Tensor] = []
+
+        def look(step: int, _: Tensor, x: Tensor, __: Prediction) -> None:
+            if step in kept:
+                states.append(x)
+
+        part = noise[index, :largest], mask[index, :largest], cond[index]
+        end = solver(*part, start + index, look)
+        inside = part[1].numpy()
+        rows = (offsets[index][:, None] + np.arange(largest))[inside]
+        out[rows] = torch.cat([*states, end], dim=-1).cpu().numpy()[inside]
+        return len(index)
+
+    parts = pieces(np.argsort(counts, kind="stable"), counts, solver.device)
+    for done in [pool.submit(run, index) for index in parts]:
+        made = done.result()
+        if progress is not None:
+            progress(made)
+    if not np.isfinite(out).all():
+        raise ModelError("the teacher's output is not finite; train it longer or sample it with more steps")
+    return {"states": out, "counts": counts, "cond": cond.numpy()}
