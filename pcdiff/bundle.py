@@ -27,10 +27,10 @@ from pcdiff.diffusion import SAMPLERS, Denoiser, Potential, build_schedule
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
+from pcdiff.resources import DESCRIPTION, require_own
 from pcdiff.transforms import Transform
 
 __all__ = [
-    "DESCRIPTION",
     "Description",
     "NetConfig",
     "Settings",
@@ -45,7 +45,6 @@ __all__ = [
 
 NetConfig = EpicConfig | TransformerConfig | GraphConfig
 
-DESCRIPTION = "generator.json"
 # 2: the denoiser's settings, all schedules and samplers, fitted grids.
 FORMAT_VERSION = 2
 
@@ -116,7 +115,12 @@ class Description:
     grids: Mapping[int, tuple[float, ...]]
 
     def write(self, folder: Path) -> None:
-        """Write it into the folder of a generator."""
+        """Write it into the folder of a generator.
+
+        Raises:
+            ModelError: the generator comes with pcdiff.
+        """
+        require_own(folder)
         settings = {part.name: getattr(self.settings, part.name).model_dump(mode="json") for part in fields(Settings)}
         about = {
             "transform": self.transform.to_dict(),
@@ -195,8 +199,10 @@ def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a file; returns its SHA-256."""
-    safetensors.torch.save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
+    """Write a file, each tensor in its own precision; returns its SHA-256."""
+    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    # Safetensors' own way to a file leaves it to the owner alone, whatever the umask says.
+    file.write_bytes(content)
     return sha256(file)
 
 
@@ -228,7 +234,7 @@ def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:
 
 
 def load_denoiser(denoiser: Denoiser, tensors: Mapping[str, Tensor]) -> None:
-    """Take what :func:`weights_of` gave.
+    """Take what :func:`weights_of` gave; weights that were stored in half precision become those of the net in single precision.
 
     Raises:
         ModelError: they are of another net or schedule.
