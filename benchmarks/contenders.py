@@ -1,4 +1,4 @@
-"""What is compared: each net and the reference with its batches and blocks, and jets by Pythia and FastJet."""
+"""The nets that speed.py compares: each of them and the reference, with its batches and blocks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
+from references import AttentionReference
 from torch import Tensor, nn
 
 from pcdiff import training
@@ -23,15 +24,14 @@ from pcdiff.config import (
     DataConfig,
     EpicConfig,
     GraphConfig,
-    MultiplicityConfig,
     SamplingConfig,
     TransformerConfig,
 )
-from pcdiff.data.pythia import Recipe, selected_jets
 from pcdiff.diffusion import GRIDS, Denoiser, build_schedule, ddim
-from pcdiff.generator import Conditions, Generator
+from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.multiplicity import build_multiplicity
+from pcdiff.optimisers import build_optimiser
 from pcdiff.schema import jet_schema
 from pcdiff.transforms import Transform
 
@@ -52,7 +52,6 @@ class Extent:
         rounds: rounds of measurements.
         seconds: least duration of one sampling measurement.
         points_per_batch: most points in a batch, padding included.
-        jets: jets a round of the Pythia and FastJet measurement.
     """
 
     clouds: int
@@ -62,7 +61,6 @@ class Extent:
     rounds: int
     seconds: float
     points_per_batch: int
-    jets: int
 
 
 FULL = Extent(
@@ -75,32 +73,8 @@ FULL = Extent(
     seconds=1.0,
     # 128 jets of 30 constituents, as in the configs that are shipped.
     points_per_batch=3840,
-    jets=200,
 )
-QUICK = Extent(clouds=64, block=4, strata={30: 1, 150: 1}, steps=1, rounds=1, seconds=0.0, points_per_batch=300, jets=2)
-
-
-class ReferenceNet(nn.Module):
-    """The usual transformer: ``nn.TransformerEncoder``, thus padded ``nn.MultiheadAttention``, conditions beside each point.
-
-    Width, layers, heads and feed-forward are those of :class:`pcdiff.nets.transformer.TransformerNet` by default.
-    """
-
-    def __init__(self, features: int, conditions: int, hidden: int = 128, layers: int = 4, heads: int = 4) -> None:
-        super().__init__()
-        self.entry = nn.Linear(features + 1 + conditions, hidden)
-        layer = nn.TransformerEncoderLayer(
-            hidden, heads, 2 * hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.exit = nn.Linear(hidden, features)
-
-    def forward(self, x: Tensor, log_snr: Tensor, mask: Tensor, cond: Tensor) -> Tensor:
-        """Shapes as for :class:`pcdiff.nets.base.PointNet`."""
-        beside = torch.cat([log_snr[:, None], cond], dim=1)[:, None].expand(-1, x.shape[1], -1)
-        h = self.layers(self.entry(torch.cat([x, beside], dim=2)), src_key_padding_mask=~mask)
-        y: Tensor = self.exit(h)
-        return y
+QUICK = Extent(clouds=64, block=4, strata={30: 1, 150: 1}, steps=1, rounds=1, seconds=0.0, points_per_batch=300)
 
 
 def synthetic_jets(size: int, constituents: int, seed: int = 0) -> PointClouds:
@@ -148,11 +122,11 @@ class Contender(ABC):
         self.name = name
         self.model = model
         self.config = config
-        self.transform = transform
+        self.losses = training._training_losses(transform, config)
         self.batches = batches
         self.mean_batch = mean_batch
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
+        self.optimiser = build_optimiser(model, config.optim)
         self.counters = Counters()
         self.evaluations = 1
 
@@ -173,7 +147,7 @@ class Contender(ABC):
                 self.optimiser,
                 batch,
                 self.mean_batch,
-                self.transform,
+                self.losses,
                 self.config,
                 self.counters,
             )
@@ -196,25 +170,21 @@ class Contender(ABC):
 class Ours(Contender):
     """A net of the library: batches by its loader, sampling by its generator."""
 
-    def __init__(
-        self, config: Config, transform: Transform, loader: Loader, steps: int, sampled: npt.NDArray[np.int64]
-    ) -> None:
+    def __init__(self, config: Config, transform: Transform, loader: Loader, steps: int, given: PointClouds) -> None:
         encoded = loader.encoded
         epoch = sorted(loader.order(0), key=lambda index: int(encoded.counts[index].max()))
         batches = [partial(batch_of, encoded, index) for index in _spread(epoch, steps)]
         settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
         model = build_denoiser(settings, transform)
         super().__init__(config.net.kind, model, config, transform, batches, loader.mean_batch)
-        self.sampled = len(sampled)
-        self.counts = encoded.counts[sampled]
-        self.features = {scale.name: scale.inverse(np.zeros(len(sampled))) for scale in transform.clouds}
+        self.sampled = len(given)
+        self.given = given
         self.generator = Generator(
             self.ema, build_multiplicity(config.multiplicity, len(transform.clouds), 1), transform, settings
         )
 
     def _sample(self, sampling: SamplingConfig) -> None:
-        found = Conditions(self.counts, self.features, np.zeros(self.sampled, np.int64))
-        self.generator._points(0, found, 0, sampling.resolved(), torch.device("cpu"))
+        self.generator.sample(given=self.given, steps=sampling.steps, device="cpu")
 
 
 class Reference(Contender):
@@ -225,7 +195,9 @@ class Reference(Contender):
         index = np.random.default_rng(0).permutation(len(loader.encoded))[: size * steps]
         padded = _pad(batch_of(loader.encoded, index), constituents)
         parts = torch.arange(len(index)).chunk(steps)
-        model = Denoiser(ReferenceNet(len(transform.points), transform.conditions), build_schedule(config.schedule))
+        model = Denoiser(
+            AttentionReference(len(transform.points), transform.conditions), build_schedule(config.schedule)
+        )
         super().__init__(REFERENCE, model, config, transform, [partial(_rows, padded, part) for part in parts], size)
         self.sampled = size
         self.batch = _rows(padded, parts[0])
@@ -246,7 +218,7 @@ def contenders(constituents: int, extent: Extent) -> tuple[list[Ours], Reference
     loader = Loader(transform.encode(clouds), extent.points_per_batch, seed=0)
     blocks = np.split(np.argsort(clouds.counts, kind="stable"), extent.clouds // extent.block)
     sampled = np.concatenate(_spread(blocks, extent.strata[constituents]))
-    ours = [Ours(config, transform, loader, extent.steps, sampled) for config in configs]
+    ours = [Ours(config, transform, loader, extent.steps, clouds[sampled]) for config in configs]
     return ours, Reference(_config(NETS[0], REFERENCE_SAMPLING), transform, loader, extent.steps, constituents)
 
 
@@ -256,8 +228,6 @@ def _config(net: EpicConfig | TransformerConfig | GraphConfig, sampling: Samplin
         data=DataConfig(train=("-",), validation=("-",)),
         net=net,
         sampling=sampling,
-        # Trained or not, a flow takes the same time.
-        multiplicity=MultiplicityConfig(steps=1),
     )
 
 
@@ -275,41 +245,3 @@ def _pad(batch: CloudBatch, size: int) -> CloudBatch:
 
 def _rows(batch: CloudBatch, rows: Tensor) -> CloudBatch:
     return CloudBatch(batch.x[rows], batch.mask[rows], batch.cond[rows])
-
-
-class PythiaJets:
-    """Gluon jets by the library's recipe with Pythia 8 and FastJet, in this process.
-
-    Attributes:
-        start_seconds: what the first events took longer than the next: the start of Pythia.
-    """
-
-    def __init__(self, jets: int) -> None:
-        self.jets = jets
-        recipe = Recipe(
-            process="g",
-            count=jets,
-            seed=0,
-            radius=0.4,
-            pt=(800.0, 1600.0),
-            eta=2.0,
-            constituents=None,
-            significant_bits=None,
-            shard_size=jets,
-        )
-        self.pieces = selected_jets(recipe, recipe.pythia_seed(0))
-        first, second = (self._piece() for _ in range(2))
-        self.start_seconds = max(0.0, first - second)
-
-    def _piece(self) -> float:
-        start = time.perf_counter()
-        next(self.pieces)
-        return time.perf_counter() - start
-
-    def make(self) -> float:
-        """Seconds a jet: events, clustering, selection, all constituents relative to the jet."""
-        start = time.perf_counter()
-        made = 0
-        while made < self.jets:
-            made += len(next(self.pieces))
-        return (time.perf_counter() - start) / made

@@ -23,18 +23,17 @@ import awkward as ak
 import energyflow
 import fastjet
 import numpy as np
+from tables import update_readme
 
 import pcdiff
 from pcdiff.clouds import PointClouds
-from pcdiff.files import atomic_file, write_json
+from pcdiff.files import write_json
 from pcdiff.physics import observables, profiles
 from pcdiff.physics.jets import flow_polynomials
 from pcdiff.resources import find
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results" / "observables.json"
-README = FOLDER / "README.md"
-START, END = "<!-- results: written by observables.py -->", "<!-- end of results of observables.py -->"
 # Jets that the references are taken on.
 REFERENCE_JETS = 2_000
 
@@ -142,10 +141,7 @@ def main() -> None:
     write_json(arguments.output, found)
     print(json.dumps(found, indent=2))
     if arguments.update_readme:
-        before, _, rest = README.read_text(encoding="utf-8").partition(START)
-        _, _, after = rest.partition(END)
-        with atomic_file(README) as temporary:
-            temporary.write_text(f"{before}{START}\n\n{table(found)}\n\n{END}{after}", encoding="utf-8")
+        update_readme("observables.py", table(found))
 
 
 if __name__ == "__main__":

@@ -3,45 +3,32 @@
     make bench
     python benchmarks/speed.py --threads 1 --update-readme
 
-What is compared, and how, is described in benchmarks/README.md. A shared machine drifts by more than many of the
-differences: so everything is timed in turns, round after round, and a ratio is taken within a round.
+What is compared, and how, is described in benchmarks/README.md. How fast whole generators are is for throughput.py to say.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from contenders import FULL, NETS, QUICK, REFERENCE, Extent, PythiaJets, contenders, synthetic_jets
-from rich.console import Console
+from contenders import FULL, NETS, QUICK, REFERENCE, Extent, contenders
+from measuring import conditions, described, ratios, summary
 from rich.progress import Progress
-from tables import README, show, update_readme
+from tables import README, bullets, console, markdown_table, show, spread_of, update_readme
 
-import pcdiff
 from pcdiff.files import write_json
-from pcdiff.transforms import cloud_columns
 
 RESULTS = Path(__file__).with_name("results") / "speed.json"
 
 
-def measure(
-    constituents: int, extent: Extent, pythia: PythiaJets | None, advance: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Rounds of everything at one number of constituents: plain data, one entry a net, and jets/s of Pythia and FastJet.
+def measure(constituents: int, extent: Extent, advance: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Rounds of all nets at one number of constituents: plain data, one entry a net.
 
     Args:
-        pythia: what the nets replace, where it is installed.
         advance: told what has just been measured.
     """
     ours, reference = contenders(constituents, extent)
@@ -51,15 +38,11 @@ def measure(
         advance(f"{constituents} constituents: warm-up, {contender.name}")
     train: dict[str, list[float]] = {contender.name: [] for contender in field}
     sample: dict[str, list[float]] = {contender.name: [] for contender in field}
-    made: list[float] = []
     for _ in range(extent.rounds):
         for kind, seconds in (("training", train), ("sampling", sample)):
             for contender in field:
                 seconds[contender.name].append(contender.train() if kind == "training" else contender.sample())
                 advance(f"{constituents} constituents: {kind}, {contender.name}")
-        if pythia is not None:
-            made.append(pythia.make())
-            advance(f"{constituents} constituents: Pythia and FastJet")
 
     rows = []
     for contender in field:
@@ -73,84 +56,68 @@ def measure(
                 "parameters": sum(p.numel() for p in contender.model.parameters()),
                 "training": {
                     "clouds_per_step": contender.mean_batch,
-                    "clouds_per_second": _summary([1 / seconds for seconds in train[contender.name]]),
-                    "ratio": _ratio(train[REFERENCE], train[contender.name]),
+                    "clouds_per_second": summary([1 / seconds for seconds in train[contender.name]]),
+                    "ratio": ratios(train[REFERENCE], train[contender.name]),
                 },
                 "evaluation": {
                     "clouds": contender.sampled,
                     "evaluations": contender.evaluations,
-                    "milliseconds_per_cloud": _summary([1e3 * seconds for seconds in sample[contender.name]]),
-                    "ratio": _ratio(sample[REFERENCE], sample[contender.name]),
+                    "milliseconds_per_cloud": summary([1e3 * seconds for seconds in sample[contender.name]]),
+                    "ratio": ratios(sample[REFERENCE], sample[contender.name]),
                 },
                 "sampling": {
                     "evaluations": steps,
-                    "clouds_per_second": _summary([1 / seconds for seconds in whole]),
-                    "ratio": _ratio(theirs, whole),
-                    "ratio_to_pythia": _ratio(made, whole) if made else None,
+                    "clouds_per_second": summary([1 / seconds for seconds in whole]),
+                    "ratio": ratios(theirs, whole),
                 },
             }
         )
-    return rows, _summary([1 / seconds for seconds in made]) if made else None
+    return rows
 
 
-def whole_call(extent: Extent) -> dict[str, float]:
-    """``Generator.sample`` of one block of 30 constituents by EPiC, beside its evaluations alone, in seconds.
-
-    What the call adds (multiplicity flow, sorting, decoding to physical units) is what the tables leave out when they
-    take the time of a jet as evaluations times the time of one.
-    """
-    epic = contenders(30, extent)[0][0]
-    clouds = synthetic_jets(extent.block, 30)
-    columns = cloud_columns(clouds, [scale.name for scale in epic.transform.clouds])
-    features = np.stack(list(columns.values()), axis=1)
-    epic.generator.multiplicity.fit(clouds.counts, features, np.zeros(len(clouds), np.int64), seed=0)
-    epic.warm_up(extent.seconds)
-    evaluations = epic.sample() * epic.config.sampling.steps * extent.block
-    start = time.perf_counter()
-    epic.generator.sample(extent.block, device="cpu")
-    return {"call": time.perf_counter() - start, "evaluations": evaluations}
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": values}
-
-
-def _ratio(reference: list[float], seconds: list[float]) -> dict[str, Any]:
-    """How many times faster than the reference, each round by itself."""
-    return _summary([a / b for a, b in zip(reference, seconds, strict=True)])
-
-
-def conditions(threads: int, extent: Extent) -> dict[str, Any]:
-    """What the numbers depend on: date, machine, versions, sample sizes."""
-    packages = ["torch", "torch-geometric", "numpy", "awkward", "pythia8mc", "fastjet"]
-    present = [name for name in packages if importlib.util.find_spec(name.replace("-", "_"))]
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "load_average_at_start": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            "pcdiff": pcdiff.__version__,
-            **{name: version(name) for name in present},
-        },
-        "rounds": extent.rounds,
-        "training_steps_a_round": extent.steps,
-        "points_per_batch": extent.points_per_batch,
-        "block": extent.block,
-        "request": extent.clouds,
-        "pythia_jets_a_round": extent.jets,
-    }
+def tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[list[str]]]:
+    """Heading and lines of each table by its title."""
+    training = [["constituents", "net", "parameters", "jets a step", "jets/s", "ratio"]]
+    sampling = [["constituents", "net", "ms/evaluation", "ratio", "evaluations", "jets/s", "ratio"]]
+    for row in rows:
+        name = [str(row["constituents"]), row["net"]]
+        part, one, whole = row["training"], row["evaluation"], row["sampling"]
+        training.append(
+            [
+                *name,
+                f"{row['parameters']:,}",
+                f"{part['clouds_per_step']:.0f}",
+                spread_of(part["clouds_per_second"]),
+                spread_of(part["ratio"]),
+            ]
+        )
+        sampling.append(
+            [
+                *name,
+                spread_of(one["milliseconds_per_cloud"]),
+                spread_of(one["ratio"]),
+                str(whole["evaluations"]),
+                spread_of(whole["clouds_per_second"]),
+                spread_of(whole["ratio"]),
+            ]
+        )
+    return {"Training": training, "Sampling": sampling}
 
 
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def notes(at: dict[str, Any]) -> list[str]:
+    """What must stand beside the numbers."""
+    return [
+        *described(at),
+        f"Median of {at['rounds']} rounds, in brackets the lowest and the highest; ratios are taken within a round.",
+        f"Training: {at['training_steps_a_round']} steps a round, at most {at['points_per_batch']} points in a batch.",
+        f"Sampling: blocks of {at['block']:,} jets of a request for {at['request']:,}.",
+    ]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables and notes as in benchmarks/README.md."""
+    parts = [f"#### {title}\n\n{markdown_table(lines)}" for title, lines in tables(result["rows"]).items()]
+    return "\n\n".join([*parts, bullets(notes(result["conditions"]))])
 
 
 def main() -> None:
@@ -172,38 +139,31 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     extent = QUICK if chosen.quick else FULL
-    at = conditions(chosen.threads, extent)
-    console = Console(width=None if Console().is_terminal else 160)
-    installed = all(importlib.util.find_spec(name) for name in ("pythia8mc", "fastjet"))
-    pythia = PythiaJets(extent.jets) if installed else None
-
-    with Progress(console=console) as progress:
-        work = len(extent.strata) * ((len(NETS) + 1) * (1 + 2 * extent.rounds) + extent.rounds * installed)
+    at = conditions() | {
+        "rounds": extent.rounds,
+        "training_steps_a_round": extent.steps,
+        "points_per_batch": extent.points_per_batch,
+        "block": extent.block,
+        "request": extent.clouds,
+    }
+    out = console()
+    with Progress(console=out) as progress:
+        work = len(extent.strata) * (len(NETS) + 1) * (1 + 2 * extent.rounds)
         bar = progress.add_task("starting", total=work)
         rows: list[dict[str, Any]] = []
-        speeds = []
         for constituents in extent.strata:
-            nets, speed = measure(
-                constituents, extent, pythia, lambda what: progress.update(bar, advance=1, description=what)
-            )
-            rows += nets
-            speeds.append(speed)
-        progress.update(bar, description="a whole call")
-        whole = whole_call(extent)
-
-    result = {
-        "conditions": at,
-        "rows": rows,
-        "whole_call": whole,
-        "pythia": {"start_seconds": pythia.start_seconds, "jets_per_second": speeds} if pythia else None,
-    }
-    show(result, console)
+            rows += measure(constituents, extent, lambda what: progress.update(bar, advance=1, description=what))
+    result = {"conditions": at, "rows": rows}
+    for title, lines in tables(rows).items():
+        show(title, lines, out)
+    for note in notes(at):
+        out.print(note, highlight=False)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(chosen.output, result)
-    console.print(f"all numbers: {chosen.output}")
+    out.print(f"all numbers: {chosen.output}")
     if chosen.update_readme:
-        update_readme(result)
-        console.print(f"tables: {README}")
+        update_readme("speed.py", markdown(result))
+        out.print(f"tables: {README}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from measuring import processor
 from scipy.stats import wasserstein_distance
 
 import pcdiff
@@ -285,7 +285,7 @@ def write(results: dict[str, Result], mean: float, spread: float) -> None:
     """The results as JSON, and as the table of the docs."""
     about = {
         "date": date.today().isoformat(),
-        "machine": f"{_processor()}, torch threads: {torch.get_num_threads()}",
+        "machine": f"{processor()}, torch threads: {torch.get_num_threads()}",
         "samples": SAMPLES,
         "floor": {"mean": mean, "std": spread},
         "results": {name: asdict(result) for name, result in results.items()},
@@ -307,17 +307,6 @@ def write(results: dict[str, Result], mean: float, spread: float) -> None:
             f"{result.seconds:.0f} | {result.steps:,} |"
         )
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    """The name of the processor, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.machine()
 
 
 def main() -> None:

@@ -1,25 +1,86 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+import pcdiff
+from pcdiff.bundle import Settings, build_denoiser
+from pcdiff.clouds import PointClouds
+from pcdiff.config import EpicConfig, FeaturesConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
+from pcdiff.errors import DataError, PcdiffError
+from pcdiff.evaluation import evaluate, wasserstein
+from pcdiff.generator import Generator
+from pcdiff.multiplicity import build_multiplicity
+from pcdiff.physics import measure
+from pcdiff.resources import find
+from pcdiff.transforms import Transform, cloud_columns
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+if not FOLDER.is_dir():
+    pytest.skip("the benchmarks are not here", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts import each other from their own folder."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.fixture
+def references(path: None) -> ModuleType:
+    import references
+
+    return references
+
+
+@pytest.fixture(scope="module")
+def jets() -> PointClouds:
+    return pcdiff.read(find("datasets/jets/gluon30_test.hdf5"))
+
+
+@pytest.fixture(scope="module")
+def untrained(jets: PointClouds, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator whose net gives zero: the exact denoiser of normal data, whose trajectories stay where they start."""
+    features, settings = (
+        FeaturesConfig(),
+        Settings(
+            EpicConfig(hidden=8, layers=1, global_size=4),
+            ScheduleConfig(),
+            MultiplicityConfig(kind="empirical"),
+            SamplingConfig(),
+        ),
+    )
+    transform = Transform.fit(jets, features.points, features.clouds)
+    multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), 1)
+    rows = cloud_columns(jets, [scale.name for scale in transform.clouds])
+    multiplicity.fit(jets.counts, np.stack(list(rows.values()), axis=1), np.zeros(len(jets), np.int64), seed=0)
+    folder = tmp_path_factory.mktemp("runs") / "untrained"
+    Generator(build_denoiser(settings, transform), multiplicity, transform, settings, (1.0,)).save(folder)
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *words: str | Path) -> None:
+    """The script with these words on its command line."""
+    monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, words)])
+    module.main()
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
     """What a run on tiny samples stored and printed. The numbers mean nothing, their relations do."""
-    if not SCRIPT.is_file():
-        pytest.skip("the benchmarks are not here")
     output = tmp_path_factory.mktemp("bench") / "speed.json"
     # A process of its own, because the number of threads belongs to the process.
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--quick", "--threads", "1", "--output", output],
+        [sys.executable, FOLDER / "speed.py", "--quick", "--threads", "1", "--output", output],
         capture_output=True,
         text=True,
         check=False,
@@ -45,17 +106,6 @@ def test_each_net_is_compared_with_the_reference_at_both_sizes(bench: tuple[dict
         assert sampling["ratio"]["median"] == pytest.approx(fewer * row["evaluation"]["ratio"]["median"])
 
 
-def test_jets_of_pythia_are_compared_where_it_is_installed(bench: tuple[dict, str]) -> None:
-    pytest.importorskip("pythia8mc")
-    result, _ = bench
-    for row in result["rows"]:
-        pythia = result["pythia"]["jets_per_second"][(30, 150).index(row["constituents"])]["median"]
-        assert row["sampling"]["ratio_to_pythia"]["median"] == pytest.approx(
-            row["sampling"]["clouds_per_second"]["median"] / pythia
-        )
-        assert math.isfinite(pythia)
-
-
 def test_the_conditions_are_printed_beside_the_numbers(bench: tuple[dict, str]) -> None:
     result, printed = bench
     at = result["conditions"]
@@ -63,3 +113,303 @@ def test_the_conditions_are_printed_beside_the_numbers(bench: tuple[dict, str]) 
         assert text in printed
     for table in ("Training", "Sampling"):
         assert table in printed
+
+
+@pytest.mark.parametrize("name", ["EpicReference", "AttentionReference"])
+@torch.inference_mode()
+def test_the_reference_nets_know_no_order_and_no_padding(references: ModuleType, name: str) -> None:
+    torch.manual_seed(0)
+    conditions = () if name == "EpicReference" else (4,)
+    net = getattr(references, name)(3, *conditions).double().eval()
+    x, t = torch.randn(5, 7, 3).double(), torch.rand(5).double()
+    cond = (torch.randn(5, 4).double(),) if conditions else ()
+    mask = torch.arange(7) < torch.tensor([7, 1, 4, 6, 2])[:, None]
+    y = net(x, t, mask, *cond)[mask]
+    assert y.abs().max() > 0.01
+
+    order = torch.randperm(7)
+    back = torch.empty_like(x)
+    back[:, order] = net(x[:, order], t, mask[:, order], *cond)
+    torch.testing.assert_close(back[mask], y, rtol=1e-10, atol=1e-12)
+
+    # What stands in empty places, and how many there are, changes nothing.
+    filled = torch.where(mask[..., None], x, 100.0)
+    longer = torch.cat([filled, torch.full((5, 3, 3), -50.0).double()], dim=1)
+    found = net(longer, t, torch.cat([mask, torch.zeros(5, 3, dtype=torch.bool)], dim=1), *cond)[:, :7][mask]
+    torch.testing.assert_close(found, y, rtol=1e-10, atol=1e-12)
+
+
+def test_the_midpoint_method_is_of_second_order(references: ModuleType) -> None:
+    """dx/dt = -2 t x has the solution x(1) = x(0) / e."""
+    start, calls = torch.linspace(1, 2, 5).double(), 0
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return -2 * t * x
+
+    errors = [float((references.midpoint(velocity, start, n) - start / math.e).abs().max()) for n in (40, 80, 160)]
+    assert calls == 2 * (40 + 80 + 160)
+    assert errors[0] < 1e-3
+    assert [math.log2(a / b) for a, b in itertools.pairwise(errors)] == pytest.approx([2, 2], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("generator", "metric", "floor", "bound"),
+    [
+        ("gluon30", "w1m", 4e-4, 6e-4),
+        ("gluon30", "w1p", 4e-4, 6e-4),
+        ("gluon30", "w1efp", 6e-6, 9e-6),
+        ("gluon30", "fpd", 1.4e-4, 5e-4),
+        ("gluon30", "auc_boosted", 0.5, 0.6),
+        ("gluon30", "auc_net", 0.5, 0.6),
+        ("gluon30", "fpnd", 0.15, 0.25),
+        ("gluon30-fast", "w1m", 4e-4, 12e-4),
+        ("gluon30-fast", "w1p", 4e-4, 12e-4),
+        ("gluon30-fast", "w1efp", 6e-6, 18e-6),
+        ("gluon30-fast", "fpd", 1.4e-4, 15e-4),
+        ("gluon30-fast", "auc_net", 0.5, 0.7),
+    ],
+)
+def test_a_limit_is_met_just_below_and_missed_just_above(
+    generator: str, metric: str, floor: float, bound: float
+) -> None:
+    from quality_results import verdicts
+
+    floors = {metric: [0.9 * floor, 1.1 * floor]}
+    for factor, met in ((1 - 1e-6, True), (1 + 1e-6, False)):
+        # The mean over seeds decides, not a single one.
+        values = {metric: [bound * factor - floor / 3, bound * factor + floor / 3]}
+        (found,) = verdicts(generator, values, floors)
+        assert found.met is met
+        assert found.required is (generator == "gluon30")
+        assert found.ratio == pytest.approx(factor * bound / floor)
+        assert found.floor_spread == pytest.approx(0.1 * floor * math.sqrt(2))
+
+
+def test_a_generator_without_limits_is_not_judged() -> None:
+    from quality_results import verdicts
+
+    (found,) = verdicts("mine", {"w1m": [1.0], "fpnd": [2.0]}, {"w1m": [0.5], "fpnd": []})
+    assert found.met is None
+    assert found.ratio == 2
+    assert found.spread is None
+
+
+def test_one_half_of_the_truth_is_at_the_floor(jets: PointClouds) -> None:
+    """It is one more draw if both halves follow one distribution: within 4 standard deviations of the others.
+
+    Those of logarithms, since distances are positive and of long tails; FPD of so few jets hangs on which half has the largest values.
+    """
+    from quality import DISTANCES, Truth
+
+    truth = Truth((jets[:600], jets[600:1200]), workers=1)
+    for metric, distance in DISTANCES.items():
+        draws = np.log([truth.distance(metric, draw) for draw in range(30)])
+        assert len(set(draws)) == 30
+        assert abs(math.log(distance(*truth.measured)) - draws.mean()) < 4 * draws.std(ddof=1), metric
+
+
+def test_cuts_have_the_size_of_a_floor_and_bootstrap_draws_are_larger_by_the_root_of_two() -> None:
+    """W1 of pairs of normal samples of 500; means of 300 pairs, within 4 standard errors."""
+    rng = np.random.default_rng(0)
+    direct, cut, resampled = [], [], []
+    for _ in range(300):
+        one, two = rng.normal(size=(2, 500))
+        direct.append(wasserstein(one, two))
+        pooled = rng.permutation(np.concatenate([one, two]))
+        cut.append(wasserstein(pooled[:500], pooled[500:]))
+        resampled.append(wasserstein(rng.choice(one, 500), rng.choice(two, 500)))
+    means = [float(np.mean(found)) for found in (direct, cut, resampled)]
+    relative = [
+        float(np.std(found, ddof=1)) / math.sqrt(300) / mean
+        for found, mean in zip((direct, cut, resampled), means, strict=True)
+    ]
+    assert means[1] / means[0] == pytest.approx(1, abs=4 * math.hypot(*relative[:2]))
+    assert means[2] / means[1] == pytest.approx(math.sqrt(2), abs=4 * math.sqrt(2) * math.hypot(*relative[1:]))
+
+
+def test_the_metrics_are_those_of_evaluate(jets: PointClouds) -> None:
+    from quality import DISTANCES
+
+    sets = jets[:150], jets[150:300]
+    (sample,) = evaluate(*sets, draws=2).samples
+    found = {metric.name: metric.value for metric in sample.metrics}
+    for name, stored in (("w1m", "w1_relative_mass"), ("w1p", "w1p"), ("w1efp", "w1efp"), ("fpd", "fpd")):
+        assert DISTANCES[name](*map(measure, sets)) == pytest.approx(found[stored], rel=1e-9), name
+
+
+def test_results_are_kept_as_they_come(tmp_path: Path) -> None:
+    from quality_results import Store
+
+    def store(identity: str) -> Store:
+        return Store(tmp_path / "quality.json", {"truth": identity}, print)
+
+    def never() -> float:
+        raise AssertionError
+
+    first = store("a")
+    first.part("gluon30", "weights")
+    assert first.once("gluon30", "w1m", 1, lambda: 0.25) == 0.25
+    # A run that is cut off here goes on there.
+    again = store("a")
+    again.part("gluon30", "weights")
+    assert again.once("gluon30", "w1m", 1, never) == 0.25
+    assert again.once("gluon30", "w1m", 2, lambda: 0.5) == 0.5
+    assert again.values("gluon30", "w1m") == [0.25, 0.5]
+    again.part("gluon30", "other weights")
+    assert again.values("gluon30", "w1m") == []
+    with pytest.raises(DataError, match="other true jets"):
+        store("b")
+
+
+def test_quality_of_a_generator_is_measured_and_not_measured_again(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import quality
+
+    output = tmp_path / "quality.json"
+    words = [untrained, "--truth", "datasets/jets/gluon30_test.hdf5", "--jets", "200", "--seeds", "2", "--draws", "2"]
+    words += ["--without-fpnd", "--workers", "1", "--output", output]
+    call(monkeypatch, quality, *words)
+    result = json.loads(output.read_text())
+    values = result["parts"]["untrained"]["values"]
+    assert {name: list(found) for name, found in values.items()} == {
+        **{name: ["1", "2"] for name in ("w1m", "w1p", "w1efp", "fpd")},
+        **{name: ["1"] for name in ("auc_boosted", "auc_net")},
+    }
+    # A net that knows nothing makes jets that any classifier finds, and no distance of which is near its floor.
+    floors = result["parts"]["truth"]["values"]
+    assert values["auc_boosted"]["1"] > 0.8
+    assert floors["auc_boosted"]["0"] < 0.7
+    assert min(values["w1m"].values()) > 2 * max(floors["w1m"].values())
+    capsys.readouterr()
+    monkeypatch.setattr(quality, "measure", None)
+    call(monkeypatch, quality, *words)
+    assert "auc_net" not in capsys.readouterr().out
+    assert json.loads(output.read_text()) == result
+
+
+def test_evaluations_are_counted(untrained: Path) -> None:
+    from generators import evaluations
+
+    generator = Generator.load(untrained)
+    assert evaluations(generator) == 20
+    assert evaluations(generator, sampler="unipc", steps=7) == 7
+    assert evaluations(generator, sampler="heun", steps=4) == 8
+    assert evaluations(generator, steps=3, denoise=True) == 4
+
+
+def test_errors_of_samplers_fall_as_their_order_says(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trajectories of normal data stay where they start: a problem on which some methods do better than their order."""
+    import evaluations
+
+    monkeypatch.setattr(evaluations, "QUICK", evaluations.Extent(jets=50, evaluations=(10, 20, 40), fine=90, draws=3))
+    output = tmp_path / "evaluations.json"
+    call(
+        monkeypatch,
+        evaluations,
+        *(
+            untrained,
+            "--truth",
+            "datasets/jets/gluon30_test.hdf5",
+            "--quick",
+            "--output",
+            output,
+            "--figures",
+            tmp_path,
+        ),
+    )
+    found = json.loads(output.read_text())["generators"]["untrained"]
+    rows = {(row["method"], row["grid"], row["asked"]): row for row in found["rows"]}
+    assert len(rows) == len(found["rows"]) == 7 * 3 * 3
+    assert all(row["evaluations"] == row["asked"] for row in found["rows"])
+    for method, order in (("ddim 1", 1), ("ddim 2", 2), ("ddim 3", 3), ("unipc 2", 3)):
+        errors = [rows[method, "log-snr", count]["relative_error"] for count in (20, 40)]
+        assert math.log2(errors[0] / errors[1]) > order - 0.3, method
+    assert set(rows["ddim 2", "fitted", 10]["distances"]) == set(evaluations.OBSERVABLES)
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / f"evaluations_untrained{suffix}").stat().st_size > 10_000
+
+
+def test_relative_errors_are_those_of_each_jet(untrained: Path) -> None:
+    from evaluations import Trajectories
+
+    trajectories = Trajectories(Generator.load(untrained), 20, seed=1)
+    exact = trajectories.ends(steps=3)
+    factors = np.linspace(0.5, 1.5, 20)
+    moved = exact * np.repeat(factors, trajectories.found.counts)[:, None].astype(np.float32)
+    np.testing.assert_allclose(trajectories.relative_errors(moved, exact), np.abs(factors - 1), rtol=1e-5, atol=1e-7)
+
+
+def test_a_floor_needs_two_parts_of_the_truth(jets: PointClouds) -> None:
+    from evaluations import floors
+
+    with pytest.raises(DataError, match="at least 60"):
+        floors(jets[:59], 30, 2)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The throughput benchmark with solvers of a few steps, for their number decides nothing that is tested."""
+    import throughput
+
+    solvers = throughput.midpoint, throughput.uniform_grid
+    monkeypatch.setattr(throughput, "midpoint", lambda velocity, x, steps: solvers[0](velocity, x, 2))
+    monkeypatch.setattr(throughput, "uniform_grid", lambda schedule, steps: solvers[1](schedule, 2))
+    return throughput
+
+
+def test_throughput_is_compared_within_rounds(
+    short: ModuleType, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pythia8mc")
+    threads, output = torch.get_num_threads(), tmp_path / "throughput.json"
+    call(monkeypatch, short, untrained, "--quick", "--output", output)
+    assert torch.get_num_threads() == threads
+    result = json.loads(output.read_text())
+    rows = {(row["name"], row["threads"]): row for row in result["rows"]}
+    assert {name for name, _ in rows} == {"untrained", short.PYTHIA, short.EPIC, short.ATTENTION}
+    assert [rows[name, 1]["evaluations"] for name in ("untrained", short.EPIC, short.ATTENTION)] == [20, 200, 100]
+    for row in result["rows"]:
+        for name, ratio in row["ratios"].items():
+            # Pythia has one thread whatever the others have.
+            other = rows.get((name, row["threads"])) or rows[name, 1]
+            pairs = zip(*(one["jets_per_second_and_core"]["rounds"] for one in (row, other)), strict=True)
+            assert ratio["rounds"] == pytest.approx([ours / theirs for ours, theirs in pairs])
+    for used in result["memory"].values():
+        assert used["ratio"] == pytest.approx(used["megabytes"][1] / used["megabytes"][0])
+        # Importing torch alone takes more.
+        assert min(used["megabytes"]) > 100
+
+
+def test_padded_references_make_as_many_constituents_as_they_are_given(short: ModuleType, jets: PointClouds) -> None:
+    for name, maker in short.references(9).items():
+        (made,) = maker.pieces(seed=1)
+        np.testing.assert_array_equal(made.counts, jets[:9].counts, err_msg=name)
+        np.testing.assert_array_equal(made.feature("pt"), jets[:9].feature("pt"))
+        (again,), (other,) = maker.pieces(seed=1), maker.pieces(seed=2)
+        assert made.equals(again)
+        assert not made.equals(other)
+
+
+def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
+    from tables import markdown_table, update_readme
+
+    readme = tmp_path / "README.md"
+    marks = "<!-- results: written by {0}.py -->\n\nold\n\n<!-- end of results of {0}.py -->\n"
+    readme.write_text(f"before\n{marks.format('one')}between\n{marks.format('two')}after\n")
+    update_readme("one.py", markdown_table([["a", "b"], ["1", "2"]]), readme)
+    new = marks.format("one").replace("old", "| a | b |\n| --- | --- |\n| 1 | 2 |")
+    assert readme.read_text() == f"before\n{new}between\n{marks.format('two')}after\n"
+    with pytest.raises(PcdiffError, match=r"three\.py"):
+        update_readme("three.py", "", readme)
+
+
+def test_the_readme_has_a_place_for_each_script() -> None:
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in ("quality", "evaluations", "throughput", "speed", "observables"):
+        assert text.count(f"<!-- results: written by {name}.py -->") == 1
+        assert text.count(f"<!-- end of results of {name}.py -->") == 1
