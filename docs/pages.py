@@ -113,11 +113,15 @@ def _spelling(action: argparse.Action) -> str:
     return ", ".join(f"`{option} {shown}`" if shown else f"`{option}`" for option in action.option_strings)
 
 
-def config() -> str:
-    """Each key of a config by section: type, range, default and meaning, in Markdown."""
-    from pcdiff.config import json_schema
+def config(model: str = "Config") -> str:
+    """Each key of a config by section: type, range, default and meaning, in Markdown.
 
-    schema = json_schema()
+    Args:
+        model: of the config, a name in :mod:`pcdiff.config`.
+    """
+    import pcdiff.config
+
+    schema = pcdiff.config.json_schema(getattr(pcdiff.config, model))
     sections = schema["$defs"]
     top = {name: value for name, value in schema["properties"].items() if not _below(value)}
     lines = ["## The top level", "", *_keys("", top, schema)]
@@ -137,7 +141,8 @@ def config() -> str:
 
 def _below(value: Mapping[str, Any]) -> list[str]:
     """Names of the sections that a key may hold; none for a plain value."""
-    choices = [value, *value.get("oneOf", ())]
+    either = [value, *value.get("anyOf", ())]
+    choices = [choice for part in either for choice in (part, *part.get("oneOf", ()))]
     return [choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice]
 
 
@@ -175,7 +180,16 @@ def _type(value: Mapping[str, Any]) -> str:
     if kind == "object":
         items = value.get("additionalProperties")
         return f"keys with {_type(items)}" if isinstance(items, dict) else "keys with values"
-    signs = {"ge": "≥", "minimum": "≥", "gt": ">", "exclusiveMinimum": ">", "lt": "<", "exclusiveMaximum": "<"}
+    signs = {
+        "ge": "≥",
+        "minimum": "≥",
+        "gt": ">",
+        "exclusiveMinimum": ">",
+        "lt": "<",
+        "exclusiveMaximum": "<",
+        "le": "≤",
+        "maximum": "≤",
+    }
     bounds = [f"{sign} {_bound(value[key])}" for key, sign in signs.items() if key in value]
     return " ".join([names[str(kind)], ", ".join(bounds)]).rstrip()
 

@@ -322,8 +322,8 @@ runs[["tags.mlflow.runName", "status", "params.net.hidden", "params.training.ste
 # %% [markdown]
 # ## What longer training gives
 #
-# This was a tiny net trained for a minute. `make quickstart` trains one of twice the width for 3 minutes on 2 cores and compares 10,000 jets: it reaches (0.73 ± 0.34) × 10⁻³ for the Wasserstein distance of the relative mass, where
-# two samples of the truth are (0.69 ± 0.31) × 10⁻³ apart. Its sum of $p_\mathrm{T}^\mathrm{rel}$ is still off, (12.4 ± 1.3) × 10⁻³ against (1.5 ± 0.6) × 10⁻³ (README, 2026-11-23).
+# This was a tiny net trained for a minute. `make quickstart` trains one of twice the width for minutes and compares 10,000 jets: it reaches (1.5 ± 0.5) × 10⁻³ for the Wasserstein distance of the relative mass, where
+# two samples of the truth are (0.7 ± 0.3) × 10⁻³ apart. Its sum of $p_\mathrm{T}^\mathrm{rel}$ is still off, (4.6 ± 0.5) × 10⁻³ against (1.3 ± 0.5) × 10⁻³ (README, 2026-11-24).
 #
 # Next:
 #

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
-from pcdiff.config import Config, flat, load_config
+from pcdiff.config import Config, RunConfig, flat, load_any
 from pcdiff.errors import DataError
 from pcdiff.evaluation import Evaluation, evaluate, require_replaceable
 from pcdiff.evaluation.classifiers import Kind
@@ -46,7 +46,7 @@ def compare_runs(
     Args:
         runs: at least two run folders; a sample is called by the name of its folder, with folders above it where names are equal.
         output: folder for the report, which replaces an older report.
-        truth: point clouds, or a file or glob to read; the validation clouds of the runs when absent.
+        truth: point clouds, or a file or glob to read; the validation clouds of the runs that were trained on data when absent.
         count: number of clouds to sample from each run.
         classifiers, fpnd, draws, workers: as in :func:`~pcdiff.evaluation.evaluate`.
         seed: of sampling and of resampling.
@@ -55,13 +55,13 @@ def compare_runs(
 
     Raises:
         DataError: fewer than two runs, or one named twice; runs without a truth that have other validation data than one another, or
-            whose validation data have changed; and all that :func:`~pcdiff.evaluation.evaluate` raises.
+            none, or whose validation data have changed; and all that :func:`~pcdiff.evaluation.evaluate` raises.
         ModelError: a folder without a generator.
     """
     folders = [Path(run) for run in runs]
     names = _names(folders)
     require_replaceable(Path(output))
-    configs = [load_config(folder) for folder in folders]
+    configs = [load_any(folder) for folder in folders]
     generators = [Generator.load(folder) for folder in folders]
     if truth is None:
         truth = _common_validation(folders, configs)
@@ -103,16 +103,22 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _common_validation(folders: Sequence[Path], configs: Sequence[Config]) -> PointClouds:
-    """The validation clouds that all runs had."""
-    expected = [read_json(folder / "run.json")["data_fingerprint"]["validation"] for folder in folders]
-    files = [", ".join(config.data.validation) for config in configs]
-    for folder, fingerprint, file in zip(folders[1:], expected[1:], files[1:], strict=True):
+def _common_validation(folders: Sequence[Path], configs: Sequence[RunConfig]) -> PointClouds:
+    """The validation clouds that all runs had; distilled ones had none of their own."""
+    trained = [(folder, config) for folder, config in zip(folders, configs, strict=True) if isinstance(config, Config)]
+    if not trained:
+        raise DataError(
+            f"{folders[0]}: was distilled, as all others were, so there are no validation data; name a truth"
+        )
+    expected = [read_json(folder / "run.json")["data_fingerprint"]["validation"] for folder, _ in trained]
+    files = [", ".join(config.data.validation) for _, config in trained]
+    (first, chosen), *others = trained
+    for (folder, _), fingerprint, file in zip(others, expected[1:], files[1:], strict=True):
         if fingerprint != expected[0]:
             raise DataError(
-                f"{folder}: its validation data ({file}) are not those of {folders[0]} ({files[0]}); name a truth for all of them"
+                f"{folder}: its validation data ({file}) are not those of {first} ({files[0]}); name a truth for all of them"
             )
-    found = read_clouds(configs[0], configs[0].data.validation)
+    found = read_clouds(chosen, chosen.data.validation)
     if found.fingerprint() != expected[0]:
-        raise DataError(f"{files[0]}: has changed since {folders[0]} was trained; name a truth for all runs")
+        raise DataError(f"{files[0]}: has changed since {first} was trained; name a truth for all runs")
     return found

@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pcdiff
-from pcdiff.config import Config, config_hash, flat, load_config, to_yaml
+from pcdiff.config import RunConfig, config_hash, flat, load_any, to_yaml
 from pcdiff.errors import PcdiffError
 from pcdiff.files import atomic_file, read_json, write_json
 
@@ -34,7 +34,7 @@ __all__ = ["Metrics", "describe_run", "locked"]
 _FREE = ("device", "output", "tracking.")
 
 
-def describe_run(run: Path, config: Config, fingerprint: Mapping[str, str], *, resume: bool) -> None:
+def describe_run(run: Path, config: RunConfig, fingerprint: Mapping[str, str], *, resume: bool) -> None:
     """Write config.yaml and run.json, or check that a resumed run has the same config and data.
 
     Raises:
@@ -94,8 +94,8 @@ def _made(file: Path) -> Path:
     return file
 
 
-def _refuse_changes(run: Path, config: Config, fingerprint: Mapping[str, str]) -> None:
-    before, now = flat(load_config(run)), flat(config)
+def _refuse_changes(run: Path, config: RunConfig, fingerprint: Mapping[str, str]) -> None:
+    before, now = flat(load_any(run)), flat(config)
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     STUDENT = 9
     GRID = 10
     PROBES = 11
+    PAIRS = 12
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:

@@ -61,7 +61,7 @@ def trajectory(
     seen.append((float(generator.grid(chosen)[-1]), end.cpu()))
     provenance = generator.metadata(seed=seed, n=n, **chosen.model_dump(mode="json"))
     stages = [
-        _marked(generator.decode(x.numpy()[mask.numpy()], found, provenance, ordered=False), step, time)
+        _marked(generator.decode(x.numpy()[mask.numpy()], found, provenance), step, time)
         for step, (time, x) in enumerate(seen)
     ]
     return PointClouds.concatenate(stages)

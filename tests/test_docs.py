@@ -234,6 +234,13 @@ def test_each_module_is_in_the_reference() -> None:
     shown = {
         name for mark in marks for names in mark for name in re.findall(r"## `(.*)`", built().modules(*names.split()))
     }
-    apart = {"pcdiff.cli", "pcdiff.files", "pcdiff.resources", "pcdiff.seeds", "pcdiff.config.models"}
+    apart = {
+        "pcdiff.cli",
+        "pcdiff.files",
+        "pcdiff.resources",
+        "pcdiff.seeds",
+        "pcdiff.config.models",
+        "pcdiff.config.distill",
+    }
     inside = {name for name in built()._modules("pcdiff") if not name.startswith("pcdiff.cli.")}
     assert inside - shown - {"pcdiff"} == apart

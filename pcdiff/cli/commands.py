@@ -32,6 +32,15 @@ def train(args: argparse.Namespace) -> None:
     _say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
+def distill(args: argparse.Namespace) -> None:
+    """``pcdiff distill``"""
+    from pcdiff.config import DistillConfig, load_as
+    from pcdiff.distill import distill
+
+    run = distill(load_as(DistillConfig, args.config, args.overrides), **_given(args, "resume"))
+    _say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
+
+
 def sample(args: argparse.Namespace) -> None:
     """``pcdiff sample``"""
     from pcdiff.cli.progress import bar
@@ -40,7 +49,8 @@ def sample(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     generator = Generator.load(args.generator)
-    followed = _given(args, "seed", "type", "steps", "order", "grid", "sampler", "denoise", "guidance", "device")
+    followed = _given(args, "seed", "type", "steps", "order", "grid", "sampler", "denoise", "guidance")
+    followed |= _given(args, "precision", "device")
     if "sampler_options" in args:
         followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
     chosen = followed | _given(args, "n")
@@ -71,7 +81,10 @@ def sample(args: argparse.Namespace) -> None:
 def grid(args: argparse.Namespace) -> None:
     """``pcdiff grid``"""
     from pcdiff.generator import Generator
+    from pcdiff.resources import require_own
 
+    # Fitting takes minutes.
+    require_own(Generator.folder(args.generator))
     generator = Generator.load(args.generator)
     generator.fit_grids(**_given(args, "steps", "device"))
     folder = generator.save_grids(args.generator)
@@ -166,9 +179,15 @@ def compare(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """``pcdiff inspect``"""
+    from pcdiff.cli.facts import about, is_generator
     from pcdiff.io import inspect
     from pcdiff.resources import find
 
+    if is_generator(args.file):
+        if _reading(args):
+            raise PcdiffError(f"{args.file}: is a generator; --format and --option say how to read a file")
+        _print_table(("", ""), list(about(args.file).items()))
+        return
     found = inspect(find(args.file), **_reading(args))
     _say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
     _print_table(
@@ -204,6 +223,13 @@ def info(args: argparse.Namespace) -> None:
     from pcdiff.cli.facts import about, environment
 
     _print_table(("", ""), list((environment() if args.path is None else about(args.path)).items()))
+
+
+def generators(args: argparse.Namespace) -> None:  # noqa: ARG001
+    """``pcdiff generators``"""
+    from pcdiff.cli.facts import shipped_generators
+
+    _print_table(("name", "generates"), list(shipped_generators().items()))
 
 
 def make_jets(args: argparse.Namespace) -> None:
@@ -253,18 +279,19 @@ def ui(args: argparse.Namespace) -> None:
     ui(**_given(args, "uri", "port"))
 
 
-def schema(args: argparse.Namespace) -> None:  # noqa: ARG001
+def schema(args: argparse.Namespace) -> None:
     """``pcdiff config schema``"""
-    from pcdiff.config import json_schema
+    from pcdiff.config import Config, DistillConfig, json_schema
 
-    sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+    found = json_schema(DistillConfig if "distill" in args else Config)
+    sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def show(args: argparse.Namespace) -> None:
     """``pcdiff config show``"""
-    from pcdiff.config import load_config, to_yaml
+    from pcdiff.config import load_any, to_yaml
 
-    sys.stdout.write(to_yaml(load_config(args.config, args.overrides)))
+    sys.stdout.write(to_yaml(load_any(args.config, args.overrides)))
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What ``pcdiff info`` shows: facts of a run, of a generator, or of this installation."""
+"""What ``pcdiff info`` and ``pcdiff inspect`` show: facts of a run, of a generator, or of this installation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcdiff import __version__
+from pcdiff.errors import PcdiffError
 from pcdiff.files import read_json
+from pcdiff.resources import DESCRIPTION, find_generator, pretrained
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pcdiff.generator import Generator
 
-__all__ = ["about", "environment"]
+__all__ = ["about", "environment", "is_generator", "shipped_generators"]
 
 _PACKAGES = (
     "torch",
@@ -35,9 +37,37 @@ _PACKAGES = (
 )
 _EXTRAS = ("pythia8mc",)
 
+_RUN_FILE = "run.json"
+_CARD = "README.md"
 
-def about(path: Path) -> dict[str, str]:
-    """Facts of a run folder or a generator folder, as text by name.
+
+def is_generator(name: str) -> bool:
+    """Whether a name is that of a run folder, a generator folder or a generator that comes with pcdiff."""
+    files = (_RUN_FILE, DESCRIPTION, f"generator/{DESCRIPTION}")
+    return name in pretrained() or any((Path(name) / file).is_file() for file in files)
+
+
+def shipped_generators() -> dict[str, str]:
+    """The title of the card of each generator that comes with pcdiff, by name.
+
+    Raises:
+        PcdiffError: there are none.
+    """
+    found = pretrained()
+    if not found:
+        raise PcdiffError("no generator comes with this pcdiff; train one: pcdiff train quickstart")
+    return {name: _title(folder / _CARD) for name, folder in found.items()}
+
+
+def _title(card: Path) -> str:
+    return card.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def about(name: str | os.PathLike[str]) -> dict[str, str]:
+    """Facts of a run or a generator, as text by name.
+
+    Args:
+        name: as for :meth:`pcdiff.Generator.load`; also a run without a generator yet.
 
     Raises:
         ModelError: it is neither, or its generator is damaged.
@@ -45,12 +75,18 @@ def about(path: Path) -> dict[str, str]:
     """
     from pcdiff.generator import Generator
 
-    run = path / "run.json"
-    if run.is_file() and not (path / "generator").exists():
-        return _of_run(read_json(run)) | _of_metrics(path / "metrics.jsonl") | {"generator": "none written yet"}
-    generator = Generator.load(path)
-    described = read_json(run) if run.is_file() else generator.provenance
-    return _of_run(described) | _of_metrics(path / "metrics.jsonl") | _of_generator(generator)
+    run = Path(name)
+    if (run / _RUN_FILE).is_file():
+        facts = _of_run(read_json(run / _RUN_FILE)) | _of_metrics(run / "metrics.jsonl") | _of_config(run)
+        found = (
+            _of_generator(Generator.load(run)) if (run / "generator").exists() else {"generator": "none written yet"}
+        )
+        return facts | found
+    folder = find_generator(name)
+    generator = Generator.load(folder)
+    facts = _of_run(generator.provenance) | _of_config(folder) | _of_generator(generator) | {"folder": str(folder)}
+    card = folder / _CARD
+    return facts | ({"card": str(card)} if card.is_file() else {})
 
 
 def _of_run(run: Mapping[str, Any]) -> dict[str, str]:
@@ -61,6 +97,18 @@ def _of_run(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 _RUN = {"name": "name", "created": "created", "config_hash": "config hash"}
+
+
+def _of_config(folder: Path) -> dict[str, str]:
+    """What a run learned from, where its config lies beside it."""
+    from pcdiff.config import Config, load_any
+
+    if not (folder / "config.yaml").is_file():
+        return {}
+    config = load_any(folder)
+    if isinstance(config, Config):
+        return {"training data": ", ".join(config.data.train)}
+    return {"teacher": config.teacher}
 
 
 def _of_metrics(file: Path) -> dict[str, str]:
@@ -77,6 +125,7 @@ def _of_generator(generator: Generator) -> dict[str, str]:
     settings, transform = generator.settings, generator.transform
     shares = zip(transform.types, generator.types, strict=True)
     return {
+        "kind": transform.schema.kind,
         "net": ", ".join(f"{key} {value}" for key, value in settings.net.model_dump(mode="json").items()),
         "parameters of the net": f"{_parameters(generator.denoiser.net):,}",
         "multiplicity model": f"{settings.multiplicity.kind}, {_parameters(generator.multiplicity):,} parameters",

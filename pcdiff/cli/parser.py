@@ -17,6 +17,8 @@ from pcdiff.errors import suggest
 
 __all__ = ["build_parser", "parse"]
 
+_GENERATOR = "run folder, generator folder, or name of a generator that comes with pcdiff (pcdiff generators)"
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command and its options; ``args.run(args)`` does the work.
@@ -113,13 +115,20 @@ def _add_training(names: Any) -> None:
     train.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help="for example optim.lr=1e-3")
     train.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
 
+    distill = _command(
+        names, "distill", commands.distill, "teach a generator of one or two steps what another does in many"
+    )
+    distill.add_argument("config", metavar="CONFIG", help="YAML file, name of a shipped one, or a run folder")
+    distill.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help="for example steps=2")
+    distill.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
+
     info = _command(names, "info", commands.info, "what is known of a run or a generator, or of this installation")
-    info.add_argument("path", metavar="RUN", nargs="?", type=Path, default=None, help="run or generator folder")
+    info.add_argument("path", metavar="RUN", nargs="?", type=Path, default=None, help=_GENERATOR)
 
 
 def _add_sampling(names: Any) -> None:
     sample = _command(names, "sample", commands.sample, "generate point clouds")
-    sample.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
+    sample.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
     sample.add_argument("-n", dest="n", metavar="N", type=_count, help="number of clouds; that of --given by default")
     sample.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format"
@@ -160,10 +169,18 @@ def _add_sampling(names: Any) -> None:
         type=_count,
         help="also write the sampler's intermediates of the first N clouds, 4 when N is absent, and a picture of them",
     )
+    sample.add_argument(
+        "--precision",
+        metavar="NAME",
+        type=_OneOf("precision"),
+        help="what the net is computed in; auto: bfloat16, in half the time, where the hardware multiplies in it",
+    )
     sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
 
+    _command(names, "generators", commands.generators, "list the generators that come with pcdiff")
+
     grid = _command(names, "grid", commands.grid, "fit the sampler's times to a generator, and keep them in it")
-    grid.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
+    grid.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
     grid.add_argument(
         "--steps", metavar="STEPS", nargs="+", type=_count, help="numbers of steps to fit; default: 5 10 20"
     )
@@ -176,7 +193,7 @@ def _add_sampling(names: Any) -> None:
         "how likely point clouds are under a generator, in nats",
         "pcdiff.density.cloud_log_likelihood",
     )
-    likelihood.add_argument("generator", metavar="GENERATOR", type=Path, help="run folder or generator folder")
+    likelihood.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
     likelihood.add_argument("file", metavar="FILE", help="file or glob of point clouds")
     likelihood.add_argument("-n", dest="n", metavar="N", type=_count, help="only the first N clouds; default: all")
     _add_reading(likelihood, "--from", "FILE")
@@ -261,8 +278,10 @@ def _add_judging(parser: _Parser) -> None:
 
 
 def _add_files(names: Any) -> None:
-    inspect = _command(names, "inspect", commands.inspect, "what is inside a file, and which reader fits")
-    inspect.add_argument("file", metavar="FILE")
+    inspect = _command(
+        names, "inspect", commands.inspect, "what is inside a file, and which reader fits; or what a generator is"
+    )
+    inspect.add_argument("file", metavar="FILE", help=f"file or glob; or {_GENERATOR}")
     _add_reading(inspect, "--format", "FILE")
 
     convert = _command(names, "convert", commands.convert, "write point clouds in another format", "pcdiff.io.iterate")
@@ -310,8 +329,8 @@ def _add_data(names: Any) -> None:
     jets.add_argument(
         "--max-ctau",
         metavar="MM",
-        type=float,
-        help="particles with a longer mean c tau, in mm, do not decay; default: all decay",
+        type=_length_or_all,
+        help="longest mean c tau, in mm, of particles that decay, or all",
     )
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
     jets.add_argument("--workers", metavar="N", type=_count, help="number of processes; default: one for each core")
@@ -346,7 +365,8 @@ def _add_tracking(names: Any) -> None:
 
 def _add_config(names: Any) -> None:
     config = _group(names, "config", "look at configurations")
-    _command(config, "schema", commands.schema, "print the JSON schema of a config, for editors")
+    schema = _command(config, "schema", commands.schema, "print the JSON schema of a config, for editors")
+    schema.add_argument("--distill", action="store_true", help="that of pcdiff distill instead of pcdiff train")
     show = _command(config, "show", commands.show, "print a config with every default written out")
     show.add_argument("config", metavar="CONFIG", help="YAML file, name of a shipped one, or a run folder")
     show.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help="for example optim.lr=1e-3")
@@ -401,6 +421,13 @@ def _count(text: str) -> int:
 
 def _count_or_all(text: str) -> int | None:
     return None if text == "all" else _count(text)
+
+
+def _length_or_all(text: str) -> float | None:
+    try:
+        return None if text == "all" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a length in mm, or all") from None
 
 
 def _range(text: str) -> tuple[float, float]:

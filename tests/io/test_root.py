@@ -293,7 +293,7 @@ def test_flipped_bytes_never_give_wrong_jets(tmp_path: Path, format: str) -> Non
     assert all(str(path) in message and "\n" not in message for message in messages)
 
 
-def test_a_byte_flipped_where_zlib_has_no_checksum_is_noticed(tmp_path: Path) -> None:
+def test_a_byte_flipped_where_uproot_has_no_checksum_is_noticed(tmp_path: Path) -> None:
     """Few numbers do not shrink, so uproot stores them bare."""
     jets = make_jets(30)
     path = registry.write(jets, tmp_path / "x.root")
