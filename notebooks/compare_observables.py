@@ -57,7 +57,7 @@ os.chdir(temporary.name)
 # All come from the 6,000 gluon jets of the embedded test sample, and no jet is in two of them:
 #
 # - *more truth*: nothing is wrong with it; whoever finds something has a false alarm;
-# - *2 % harder*: each constituent has 1.02 times its $p_\mathrm{T}$, as if a calibration were off;
+# - *3 % harder*: each constituent has 1.03 times its $p_\mathrm{T}$, as if a calibration were off;
 # - *one fewer*: each jet has lost its softest constituent;
 # - *copies*: 600 true jets, each of them twice, as a generator makes them that has found a few jets that always please.
 
@@ -74,7 +74,7 @@ def with_points(clouds, points):
 points = raw_hard.points
 samples = {
     "more truth": more,
-    "2 % harder": with_points(raw_hard, ak.with_field(points, 1.02 * points.ptrel, "ptrel")),
+    "3 % harder": with_points(raw_hard, ak.with_field(points, 1.03 * points.ptrel, "ptrel")),
     "one fewer": with_points(raw_fewer, raw_fewer.points[:, :-1]),  # ordered by falling pT
     "copies": raw_copies[np.repeat(np.arange(size // 2), 2)],
 }
@@ -135,7 +135,7 @@ for axis, (name, bins) in zip(axes.flat, shown.items(), strict=True):
         flow="none",
         label="truth",
     )
-    for key in ("2 % harder", "one fewer"):
+    for key in ("3 % harder", "one fewer"):
         filled = hist.Hist.new.Reg(*bins).Weight().fill(observable.function(samples[key]))
         mplhep.histplot(
             filled, ax=axis, density=True, color=colors[key], linestyle=styles[key], yerr=False, flow="none", label=key
@@ -168,7 +168,7 @@ for name, clouds, style in (
     ("truth", truth, {"color": "#4D4D4D", "linewidth": 3, "alpha": 0.4}),
     *(
         (name, samples[name], {"color": colors[name], "linestyle": styles[name]})
-        for name in ("2 % harder", "one fewer")
+        for name in ("3 % harder", "one fewer")
     ),
 ):
     mean = np.asarray(correlator.function(clouds).mean(axis=0)).ravel()
@@ -213,12 +213,12 @@ display(records[records.name == "w1_total_ptrel"][columns].round(4))
 # 2. The *floor* is what chance gives. A value near its floor says that this many jets cannot tell, not that the sample is right.
 # 3. The *pull* grows with the number of jets, the value does not. `different` is set where the pull is so large that a sample of the truth would have any such line, among all of its lines, once in a hundred evaluations.
 #
-# A common shift of 2 % should move the mean of the sum of $p_\mathrm{T}^\mathrm{rel}$ by 2 %, and $W_1$ of a shifted distribution is the shift:
+# A common shift of 3 % should move the mean of the sum of $p_\mathrm{T}^\mathrm{rel}$ by 3 %, and $W_1$ of a shifted distribution is the shift:
 
 # %%
 by_name = records.set_index(["sample", "name"])
-expected = 0.02 * jets.total_ptrel(truth).mean()
-found = by_name.loc[("2 % harder", "w1_total_ptrel")]
+expected = 0.03 * jets.total_ptrel(truth).mean()
+found = by_name.loc[("3 % harder", "w1_total_ptrel")]
 print(f"expected {expected:.4f}, found {found.value:.4f} ± {found.error:.4f}")
 assert abs(found.value - expected) < 4 * found.error
 display(evaluation.figure("total_ptrel"))
@@ -255,7 +255,7 @@ for result in evaluation.samples:
         f"{result.compared.name}: {len(result.different)} of {len(result.metrics)} metrics beyond {result.threshold:.1f}: {names}"
     )
 results = {result.compared.name: result for result in evaluation.samples}
-assert results["2 % harder"].blamed[0] == "total_ptrel" and "multiplicity" not in results["2 % harder"].blamed
+assert results["3 % harder"].blamed[0] == "total_ptrel" and "multiplicity" not in results["3 % harder"].blamed
 assert set(results["one fewer"].blamed) == {"multiplicity", "rank_spectrum"}
 assert not results["more truth"].different
 assert results["copies"].different[0].name == "duplicates" and results["copies"].different[0].pull > 20
@@ -263,7 +263,7 @@ assert results["copies"].different[0].name == "duplicates" and results["copies"]
 # %% [markdown]
 # What is to be seen:
 #
-# - *2 % harder* changes momenta and no ratio of them: all that is built from the shares $z_i$ and from angles is blind to it. The sum of $p_\mathrm{T}^\mathrm{rel}$ finds it; the $p_\mathrm{T}$ in GeV, which is this sum times a jet $p_\mathrm{T}$ that
+# - *3 % harder* changes momenta and no ratio of them: all that is built from the shares $z_i$ and from angles is blind to it. The sum of $p_\mathrm{T}^\mathrm{rel}$ finds it; the $p_\mathrm{T}$ in GeV, which is this sum times a jet $p_\mathrm{T}$ that
 #   spreads over hundreds of GeV, does not with so few jets.
 # - *one fewer* is glaring in the multiplicity, and not to be seen in what is infrared safe: the softest constituent carries next to nothing.
 # - *copies* have the right distribution of every observable. What is glaring is the share of jets whose nearest neighbour is suspiciously near. The other pulls of this column lean to the positive, one of them perhaps beyond the threshold, for
@@ -287,7 +287,7 @@ def leading_angle(clouds):
     return ak.to_numpy(np.hypot(first.etarel - second.etarel, first.phirel - second.phirel))
 
 
-real, made = leading_angle(truth), leading_angle(samples["2 % harder"])
+real, made = leading_angle(truth), leading_angle(samples["3 % harder"])
 rng = np.random.default_rng(1)
 draw = lambda values: rng.choice(values, len(values))
 error = np.std([wasserstein(draw(real), draw(made)) for _ in range(200)])
@@ -302,7 +302,7 @@ axis = hist.axis.Regular(16, 0.002, 0.8, transform=hist.axis.transform.log)
 filled = [hist.Hist(axis, storage=hist.storage.Weight()).fill(values) for values in (real, made)]
 mplhep.histplot(filled[0], ax=main, color="#4D4D4D", histtype="fill", alpha=0.3, yerr=False, flow="none", label="truth")
 mplhep.histplot(
-    filled[1], ax=main, color=colors["2 % harder"], histtype="errorbar", flow="none", label="2 % harder", markersize=4
+    filled[1], ax=main, color=colors["3 % harder"], histtype="errorbar", flow="none", label="3 % harder", markersize=4
 )
 truths, mades = (each.values() for each in filled)
 both = (truths > 0) & (mades > 0)
@@ -311,7 +311,7 @@ below.errorbar(
     axis.centers[both],
     ratio,
     ratio * np.sqrt(1 / truths[both] + 1 / mades[both]),
-    color=colors["2 % harder"],
+    color=colors["3 % harder"],
     fmt="o",
     markersize=3,
 )
