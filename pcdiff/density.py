@@ -22,9 +22,10 @@ from pcdiff.clouds import PointClouds
 from pcdiff.diffusion import log_factorial, log_likelihood
 from pcdiff.diffusion.divergence import DivergenceKind
 from pcdiff.errors import DataError
-from pcdiff.generator import Generator, pieces
+from pcdiff.generator import Generator
 from pcdiff.loader import batch_of
-from pcdiff.seeds import Purpose, stream
+from pcdiff.sampling_loop import pieces
+from pcdiff.seeds import Purpose, word
 from pcdiff.transforms import cloud_columns
 
 __all__ = ["CloudLikelihood", "cloud_log_likelihood"]
@@ -100,7 +101,6 @@ def cloud_log_likelihood(
     points, error = np.empty(len(sizes)), np.zeros(len(sizes))
     for index in pieces(np.argsort(sizes, kind="stable"), sizes, where):
         batch = batch_of(encoded, index).to(where)
-        word = stream(seed, Purpose.PROBES, int(index[0])).generate_state(1, np.uint64)[0]
         found = log_likelihood(
             generator.denoiser,
             batch.x,
@@ -109,7 +109,7 @@ def cloud_log_likelihood(
             steps=steps,
             kind=kind,
             probes=probes,
-            generator=torch.Generator().manual_seed(int(word)),
+            generator=torch.Generator().manual_seed(word(seed, Purpose.PROBES, int(index[0]))),
         )
         points[index], error[index] = found.log_p.double().cpu().numpy(), found.error.double().cpu().numpy()
         if progress is not None:

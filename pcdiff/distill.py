@@ -31,7 +31,7 @@ from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.pairs import make_pairs, nearest_times, read_pairs, states_of
 from pcdiff.run import describe_run, locked
-from pcdiff.seeds import Purpose, stream
+from pcdiff.seeds import Purpose, word
 from pcdiff.training import Task, fit
 from pcdiff.transforms import Encoded
 
@@ -112,7 +112,7 @@ def _pairs(
                 folder,
                 name,
                 n,
-                seed=_seed(config, Purpose.PAIRS, i),
+                seed=word(config.seed, Purpose.PAIRS, i),
                 chosen=chosen,
                 kept=kept,
                 device=device,
@@ -157,14 +157,14 @@ def _task(
         return sum(losses(ema, batch.to(device)).sum().item() for batch in held.epoch(0)) / len(validation)
 
     def generator(ema: Denoiser, about: Mapping[str, Any]) -> Generator:
-        taught = {"teacher": {name: value for name, value in teacher.provenance.items() if name != "files"}}
+        taught = {"teacher": teacher.origin}
         grids = {config.steps: grid.tolist()}
         return Generator(
             ema, teacher.multiplicity, teacher.transform, settings, teacher.types, {**about, **taught}, grids
         )
 
     def truth() -> PointClouds:
-        own, n = _seed(config, Purpose.PAIRS, 2), config.training.compare
+        own, n = word(config.seed, Purpose.PAIRS, 2), config.training.compare
         return teacher.sample(n, seed=own, device=config.device, **chosen.model_dump())
 
     loader = Loader(train, config.training.points_per_batch, config.seed)
@@ -174,7 +174,7 @@ def _task(
 def _student(config: DistillConfig, teacher: Generator, settings: Settings) -> Denoiser:
     """The student before it has learned: the teacher itself, or another net on the teacher's schedule."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(config, Purpose.WEIGHTS))
+        torch.manual_seed(word(config.seed, Purpose.WEIGHTS))
         student = build_denoiser(settings, teacher.transform)
     if config.net is None:
         load_denoiser(student, weights_of(teacher.denoiser))
@@ -184,11 +184,6 @@ def _student(config: DistillConfig, teacher: Generator, settings: Settings) -> D
         # The trajectories are of this very schedule.
         student.schedule.requires_grad_(False)
     return student
-
-
-def _seed(config: DistillConfig, purpose: Purpose, *index: int) -> int:
-    """A seed that is no user's own."""
-    return int(stream(config.seed, purpose, *index).generate_state(1, "uint64")[0])
 
 
 def _fingerprint(teacher: Generator, chosen: SamplingConfig) -> str:

@@ -45,11 +45,11 @@ from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.noise import BLOCK, cloud_noise, point_noise, student_uniforms
 from pcdiff.precision import pick_precision
 from pcdiff.resources import DESCRIPTION, find_generator
-from pcdiff.sampling_loop import Guide, Solver, Window, pieces, workers
-from pcdiff.seeds import Purpose, stream
+from pcdiff.sampling_loop import Guide, Solver, Window, workers
+from pcdiff.seeds import Purpose, word
 from pcdiff.transforms import Transform, cloud_columns
 
-__all__ = ["Conditions", "Generator", "Guide", "pieces"]
+__all__ = ["Conditions", "Generator", "Guide"]
 
 # Blocks that are sorted by size together; what is held in memory is two such windows.
 _WINDOW = 16
@@ -183,6 +183,11 @@ class Generator:
             ) from error
         provenance = {**about.provenance, "files": about.files}
         return cls(denoiser, multiplicity, transform, settings, about.types, provenance, about.grids)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a generator that is made from this one says of it: its provenance, but for the files that it was read from."""
+        return {name: value for name, value in self.provenance.items() if name != "files"}
 
     def metadata(self, **settings: Any) -> dict[str, Any]:
         """What a file of generated clouds should say about its origin: plain data for JSON."""
@@ -342,7 +347,7 @@ class Generator:
         Raises:
             DataError: a number of steps is out of range.
         """
-        own = int(stream(seed, Purpose.GRID).generate_state(1, np.uint64)[0])
+        own = word(seed, Purpose.GRID)
         noise, mask, cond = self.batch(0, self.conditions(0, _GRID_CLOUDS, own), own)
         where = pick_device(device)
         self.denoiser.to(where)

@@ -49,3 +49,12 @@ def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:
         raise DataError(f"seed is {seed}; expected a whole number from 0")
     # A spawn key, and not more words of entropy: those of a seed beyond 2^32 would run into the index.
     return np.random.SeedSequence(seed, spawn_key=(int(purpose), *index))
+
+
+def word(seed: int, purpose: Purpose, *index: int) -> int:
+    """One number below 2^64 for what takes no seed sequences, such as torch; arguments as for :func:`stream`.
+
+    >>> word(7, Purpose.STEP, 3) == word(7, Purpose.STEP, 4)
+    False
+    """
+    return int(stream(seed, purpose, *index).generate_state(1, np.uint64)[0])

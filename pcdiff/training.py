@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.precision import computing, pick_precision
 from pcdiff.run import Metrics, describe_run, locked
-from pcdiff.seeds import Purpose, stream
+from pcdiff.seeds import Purpose, word
 from pcdiff.tracking import Mirror
 from pcdiff.training_data import TrainingData
 from pcdiff.transforms import Transform
@@ -128,19 +127,20 @@ def _start(config: Config, name: str, settings: Settings) -> Generator:
         ConfigError: it has another net, schedule or features than the config.
     """
     start = Generator.load(name)
-    scales = {
-        part: {scale.name: scale.function for scale in getattr(start.transform, part)} for part in ("points", "clouds")
-    }
-    for key, ours, theirs in (
+    points, clouds = (
+        [(scale.name, scale.function) for scale in scales]
+        for scales in (start.transform.points, start.transform.clouds)
+    )
+    compared: tuple[tuple[str, object, object], ...] = (
         ("net", settings.net, start.settings.net),
         ("schedule", settings.schedule, start.settings.schedule),
         ("denoiser", settings.denoiser, start.settings.denoiser),
-        ("features.points", config.features.points, scales["points"]),
-        ("features.clouds", config.features.clouds, scales["clouds"]),
-    ):
         # The order of the features is that of the net's inputs.
-        same = list(ours.items()) == list(theirs.items()) if isinstance(ours, dict) else ours == theirs
-        if not same:
+        ("features.points", list(config.features.points.items()), points),
+        ("features.clouds", list(config.features.clouds.items()), clouds),
+    )
+    for key, ours, theirs in compared:
+        if ours != theirs:
             raise ConfigError(f"{config.name}: start: {name} has {key} {theirs}, expected that of the config: {ours}")
     return start
 
@@ -158,13 +158,11 @@ def _train(
     """The run, from its newest checkpoint or from the beginning."""
     multiplicity = _fit_multiplicity(run, config, data, start, shown=progress)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_word(config.seed, Purpose.WEIGHTS))
+        torch.manual_seed(word(config.seed, Purpose.WEIGHTS))
         model = build_denoiser(settings, data.transform).to(device)
     if start is not None:
         load_denoiser(model, weights_of(start.denoiser))
-    origin = (
-        {} if start is None else {"start": {key: value for key, value in start.provenance.items() if key != "files"}}
-    )
+    origin = {} if start is None else {"start": start.origin}
     loader = Loader(data.train, config.training.points_per_batch, config.seed)
     validation = Loader(data.validation, config.training.points_per_batch, config.seed)
     task = Task(
@@ -390,12 +388,7 @@ def _training_line(counters: Counters, optimiser: Optimiser, norm: float, bar: S
 
 
 def _rng(seed: int, purpose: Purpose, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_word(seed, purpose, index))
-
-
-def _word(seed: int, purpose: Purpose, *index: int) -> int:
-    """One number for torch, which takes no seed sequences."""
-    return int(stream(seed, purpose, *index).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(word(seed, purpose, index))
 
 
 def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBatch]:
@@ -420,7 +413,7 @@ def _fit_multiplicity(
         if before.get("train") == data.fingerprint["train"]:
             return start.multiplicity
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_word(config.seed, Purpose.MULTIPLICITY))
+        torch.manual_seed(word(config.seed, Purpose.MULTIPLICITY))
         model = build_multiplicity(config.multiplicity, data.features.shape[1], max(1, len(data.transform.types)))
         columns = (TextColumn("multiplicity"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"))
         with Progress(*columns, TimeRemainingColumn(), expand=True, disable=not shown) as bar:

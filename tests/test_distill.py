@@ -34,7 +34,7 @@ from pcdiff.distill import distill, even_levels
 from pcdiff.errors import ConfigError, DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
 from pcdiff.multiplicity import build_multiplicity
-from pcdiff.seeds import Purpose, stream
+from pcdiff.seeds import Purpose, word
 from pcdiff.transforms import Transform, cloud_columns
 
 from .diffusion.exact import SCHEDULES, named, seeded
@@ -272,7 +272,7 @@ def test_trajectories_are_those_of_the_teacher(straight: Path, teacher: Path) ->
     taught, student = Generator.load(teacher), Generator.load(straight)
     found = pairs.read_pairs(straight / "pairs", "validation", 100)
     seed = config(teacher, straight).seed
-    own = int(stream(seed, Purpose.PAIRS, 1).generate_state(1, np.uint64)[0])
+    own = word(seed, Purpose.PAIRS, 1)
     conditions = taught.conditions(0, 100, own)
     noise, mask, cond = taught.batch(0, conditions, own)
     np.testing.assert_array_equal(found.counts, conditions.counts)

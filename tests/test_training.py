@@ -26,7 +26,7 @@ from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.run import locked
-from pcdiff.seeds import Purpose
+from pcdiff.seeds import Purpose, word
 from pcdiff.training_data import TrainingData
 
 from .test_transforms import jets
@@ -337,10 +337,7 @@ def test_reflections_flip_points_and_conditions_together(files: tuple[Path, Path
 
 def test_random_streams_do_not_meet() -> None:
     words = {
-        training._word(seed, purpose, index)
-        for seed in (0, 7, 7 + 2**32, 2**62)
-        for purpose in Purpose
-        for index in range(50)
+        word(seed, purpose, index) for seed in (0, 7, 7 + 2**32, 2**62) for purpose in Purpose for index in range(50)
     }
     assert len(words) == 4 * len(Purpose) * 50
 
