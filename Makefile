@@ -33,7 +33,7 @@ quickstart: $(VENV)/installed
 	@echo "run                 runs/quickstart"
 	@echo "tracking store      mlflow.db (look at it with: $(BIN)/pcdiff ui)"
 
-# What configs/gluon30.yaml trains on and is compared with. The seeds are not those of the embedded jets, so no jet is in
+# What configs/gluon30_teacher.yaml trains on and is compared with. The seeds are not those of the embedded jets, so no jet is in
 # both. Only absent files are made: the order-only prerequisite (|) keeps a new installation from making all again.
 gluon30-data: data/gluon30_train.hdf5 data/gluon30_validation.hdf5 data/gluon30_test.hdf5
 

@@ -1,4 +1,4 @@
-"""What helps most per minute of training, on the way from a plain net to configs/gluon30.yaml.
+"""What helps most per minute of training, on the way from a plain net to configs/gluon30_teacher.yaml.
 
     make gluon30-data
     python benchmarks/choices.py --minutes 4 --update-readme
@@ -34,7 +34,7 @@ from pcdiff.loader import Loader
 from pcdiff.training import train
 from pcdiff.training_data import TrainingData
 
-CONFIG = Path(__file__).parents[1] / "configs" / "gluon30.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "gluon30_teacher.yaml"
 RESULTS = Path(__file__).with_name("results") / "choices.json"
 
 # Draws of time and noise for the bound of each jet.
@@ -45,7 +45,7 @@ _PROBE = 100
 
 @dataclass(frozen=True)
 class Choice:
-    """One row: what is different from the row before it, and all that is different from configs/gluon30.yaml."""
+    """One row: what is different from the row before it, and all that is different from configs/gluon30_teacher.yaml."""
 
     name: str
     overrides: tuple[str, ...]
@@ -60,7 +60,7 @@ CHOICES = (
     Choice("and 1 attention head", (*_FOUR, *_ADAMW, "net.heads=1")),
     Choice("2 attention heads", (*_FOUR, *_ADAMW)),
     Choice("and Muon, in batches of 256 jets", _FOUR),
-    Choice("and 6 layers: configs/gluon30.yaml", ()),
+    Choice("and 6 layers: configs/gluon30_teacher.yaml", ()),
     Choice("float32 instead of bfloat16", ("training.precision=float32",)),
     Choice("a transformer of 4 layers instead", ("net={kind: transformer, layers: 4}",)),
 )

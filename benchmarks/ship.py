@@ -114,9 +114,9 @@ def _portable_config(config: RunConfig, name: str) -> RunConfig:
         data = config.data
         paths = {"train": tuple(map(_portable, data.train)), "validation": tuple(map(_portable, data.validation))}
         here["data"] = data.model_copy(update=paths)
-        here["start"] = None if config.start is None else _portable(config.start)
     else:
         here["teacher"] = _portable(config.teacher)
+    here["start"] = None if config.start is None else _portable(config.start)
     return config.model_copy(update=here)
 
 

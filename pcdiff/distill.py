@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -25,17 +26,19 @@ from torch import Tensor, nn
 from pcdiff.bundle import Settings, build_denoiser, load_denoiser, pick_device, weights_of
 from pcdiff.clouds import PointClouds
 from pcdiff.config import DistillConfig, SamplingConfig, load_as
-from pcdiff.diffusion import Denoiser, trajectory_loss
+from pcdiff.diffusion import Denoiser
+from pcdiff.diffusion.losses import passing
 from pcdiff.errors import ConfigError, DataError
 from pcdiff.generator import Generator
-from pcdiff.loader import CloudBatch, Loader
-from pcdiff.pairs import make_pairs, nearest_times, read_pairs, states_of
+from pcdiff.loader import CloudBatch, Loader, batch_of
+from pcdiff.matching import Matching
+from pcdiff.pairs import kept_times, make_pairs, read_pairs, states_of
 from pcdiff.run import describe_run, locked
 from pcdiff.seeds import Purpose, word
 from pcdiff.training import Task, fit
 from pcdiff.transforms import Encoded
 
-__all__ = ["distill", "even_levels"]
+__all__ = ["distill"]
 
 
 def distill(config: DistillConfig | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -59,33 +62,26 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
     run = Path(config.output or f"runs/{config.name}")
     device = pick_device(config.device)
     teacher = Generator.load(config.teacher)
+    start = None if config.start is None else Generator.load(config.start)
     try:
         chosen = teacher.choose(**(config.sampling.resolved().model_dump() if config.sampling else {}))
-        kept = nearest_times(teacher, chosen, even_levels(config.steps))
+        kept = kept_times(chosen, config.steps)
     except DataError as error:
         raise ConfigError(f"{config.name}: sampling of the teacher: {error}") from error
+    settings = _settings(config, teacher.settings)
+    if start is not None and start.settings.net != settings.net:
+        raise ConfigError(f"{config.name}: start: {config.start} has net {start.settings.net}, expected {settings.net}")
+    fingerprint = {"teacher": _fingerprint(teacher, chosen)}
+    if start is not None:
+        fingerprint["start"] = start.provenance["files"]["denoiser.safetensors"]
     with locked(run):
-        describe_run(run, config, {"teacher": _fingerprint(teacher, chosen)}, resume=resume)
+        describe_run(run, config, fingerprint, resume=resume)
         train, validation = _pairs(run, config, teacher, chosen, kept, device, shown=progress)
-        settings = _settings(config, teacher.settings)
-        model = _student(config, teacher, settings).to(device)
-        task = _task(config, teacher, chosen, kept, settings, train, validation, device)
+        model = _student(config, teacher, start, settings).to(device)
+        origin = {"teacher": teacher.origin} | ({} if start is None else {"start": start.origin})
+        task = _task(config, teacher, chosen, kept, settings, train, validation, origin, device)
         fit(run, config, model, task, device, progress=progress)
     return run
-
-
-def even_levels(steps: int) -> Tensor:
-    """The log-SNR between the steps of a student, shape (steps - 1,), rising.
-
-    A step of DDIM turns (x_t / r, F) by the angle arctan(sigma / alpha) that lies between its levels (see
-    :func:`pcdiff.diffusion.trajectory_loss`); the levels are even in this angle, so that each step asks alike of the net.
-
-    >>> even_levels(2).tolist()
-    [0.0]
-    """
-    angle = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[1:-1] * torch.pi / 2
-    # Rounded, for the tangent of a right angle's half is not exactly 1.
-    return (-2 * torch.log(torch.tan(angle))).round(decimals=12) + 0.0
 
 
 def _pairs(
@@ -142,47 +138,58 @@ def _task(
     settings: Settings,
     train: Encoded,
     validation: Encoded,
+    origin: Mapping[str, Any],
     device: torch.device,
 ) -> Task:
     """What the student learns: to land on the trajectories."""
     width, grid = len(teacher.transform.points), teacher.grid(chosen)[list(kept)]
 
-    def losses(model: Denoiser, batch: CloudBatch, _: torch.Generator | None = None) -> Tensor:
-        return trajectory_loss(model, states_of(batch.x, width), grid, batch.mask, batch.cond)
+    loader, held = (Loader(clouds, config.training.points_per_batch, config.seed) for clouds in (train, validation))
+    apart = _matching(teacher, validation, width).to(device) if config.matching else None
 
-    held = Loader(validation, config.training.points_per_batch, config.seed)
+    def losses(model: Denoiser, batch: CloudBatch, _: torch.Generator | None = None) -> Tensor:
+        states = states_of(batch.x, width)
+        found, end = passing(model, states, grid, batch.mask, batch.cond)
+        if apart is not None and len(batch) > 1:
+            # The same for each cloud, so that the mean over the batch has it once.
+            found = found + config.matching * apart.distance(end, states[-1], batch.mask)
+        return found
 
     @torch.no_grad()
     def validate(ema: Denoiser) -> float:
         return sum(losses(ema, batch.to(device)).sum().item() for batch in held.epoch(0)) / len(validation)
 
     def generator(ema: Denoiser, about: Mapping[str, Any]) -> Generator:
-        taught = {"teacher": teacher.origin}
         grids = {config.steps: grid.tolist()}
         return Generator(
-            ema, teacher.multiplicity, teacher.transform, settings, teacher.types, {**about, **taught}, grids
+            ema, teacher.multiplicity, teacher.transform, settings, teacher.types, {**about, **origin}, grids
         )
 
     def truth() -> PointClouds:
         own, n = word(config.seed, Purpose.PAIRS, 2), config.training.compare
         return teacher.sample(n, seed=own, device=config.device, **chosen.model_dump())
 
-    loader = Loader(train, config.training.points_per_batch, config.seed)
     return Task(loader, losses, validate, generator, truth, "distill")
 
 
-def _student(config: DistillConfig, teacher: Generator, settings: Settings) -> Denoiser:
-    """The student before it has learned: the teacher itself, or another net on the teacher's schedule."""
+def _matching(teacher: Generator, clouds: Encoded, width: int) -> Matching:
+    """What the student's clouds are told from the teacher's by, on the scales of these trajectories."""
+    batch = batch_of(clouds, np.arange(len(clouds)))
+    return Matching.of(teacher.transform.points, replace(batch, x=states_of(batch.x, width)[-1]))
+
+
+def _student(config: DistillConfig, teacher: Generator, start: Generator | None, settings: Settings) -> Denoiser:
+    """The student before it has learned: its start, or the teacher itself, or another net on the teacher's schedule."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(word(config.seed, Purpose.WEIGHTS))
         student = build_denoiser(settings, teacher.transform)
-    if config.net is None:
+    if config.net is None and start is None:
         load_denoiser(student, weights_of(teacher.denoiser))
-    elif isinstance(teacher.denoiser.schedule, nn.Module):
-        student.schedule = teacher.denoiser.schedule
-    if isinstance(student.schedule, nn.Module):
+    elif start is not None:
+        load_denoiser(student, weights_of(start.denoiser))
+    if isinstance(teacher.denoiser.schedule, nn.Module):
         # The trajectories are of this very schedule.
-        student.schedule.requires_grad_(False)
+        student.schedule = teacher.denoiser.schedule.requires_grad_(False)
     return student
 
 

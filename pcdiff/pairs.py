@@ -8,7 +8,6 @@ written whole or not at all, and one that is there already is not made again, so
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -30,40 +29,38 @@ from pcdiff.noise import BLOCK
 from pcdiff.sampling_loop import Solver, pieces, workers
 from pcdiff.transforms import Encoded
 
-__all__ = ["make_pairs", "nearest_times", "read_pairs", "states_of"]
+__all__ = ["kept_times", "make_pairs", "read_pairs", "states_of"]
 
 # Clouds in a file: what is held in memory while they are made.
 _SHARD = 16 * BLOCK
 
 
-def nearest_times(generator: Generator, chosen: SamplingConfig, log_snr: Tensor) -> tuple[int, ...]:
-    """Which of the times of a sampler lie nearest to levels of noise, its first and last among them.
+def kept_times(chosen: SamplingConfig, steps: int) -> tuple[int, ...]:
+    """Which states of a sampler a student of fewer steps learns from: each of its steps stands for equally many, or one more.
+
+    A grid that is fitted to the teacher (``pcdiff grid``) thus shares its work evenly among the steps of the student.
 
     Args:
-        generator: what is sampled.
-        chosen: how, as :meth:`pcdiff.Generator.choose` gives it.
-        log_snr: rising levels between the first and the last time, shape (k,).
+        chosen: the sampler of the teacher, as :meth:`pcdiff.Generator.choose` gives it.
+        steps: number of steps of the student.
 
     Returns:
-        k + 2 rising positions in the sampler's grid.
+        steps + 1 rising positions in the sampler's grid.
 
     Raises:
-        DataError: the sampler has too few steps for so many different times, or draws noise: there is no trajectory to learn.
+        DataError: the sampler has fewer steps than the student, or it draws noise: there is no trajectory to learn.
+
+    >>> kept_times(SamplingConfig(steps=20).resolved(), 5), kept_times(SamplingConfig(steps=5).resolved(), 2)
+    ((0, 4, 8, 12, 16, 20), (0, 2, 5))
     """
     if SAMPLERS[chosen.sampler].stochastic and chosen.options.get("eta", 1):
         raise DataError(
             f"sampler = {chosen.sampler!r}: draws noise along the way, so a cloud is not a function of its noise; expected a sampler of the "
             "ODE: ddim with eta 0, unipc, euler, heun or rk45"
         )
-    with torch.no_grad():
-        fine = generator.denoiser.schedule.log_snr(generator.grid(chosen))
-    between = (fine[None] - log_snr[:, None]).abs().argmin(1).tolist()
-    found = (0, *between, chosen.steps)
-    if any(later <= earlier for earlier, later in itertools.pairwise(found)):
-        raise DataError(
-            f"the sampler's {chosen.steps} steps are too few to take {len(found) - 1} steps from; expected more"
-        )
-    return found
+    if chosen.steps < steps:
+        raise DataError(f"steps = {chosen.steps}; expected at least the student's {steps}")
+    return tuple(k * chosen.steps // steps for k in range(steps + 1))
 
 
 def make_pairs(

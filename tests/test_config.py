@@ -44,13 +44,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["gluon30", "quickstart"])
+@pytest.mark.parametrize("name", ["gluon30_teacher", "quickstart"])
 def test_shipped_configs_are_found_by_name_from_any_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(name) == load_config(f"configs/{name}.yaml")
-    assert load_config(name).name == name
+    assert load_config(name).name == name.replace("_", "-")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
@@ -141,6 +141,7 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ),
         ({"net": "epic"}, "net: found 'epic', expected keys below it such as kind: epic"),
         ({"net": {"kind": "epick"}}, "net.kind: found 'epick', expected 'epic', 'transformer', 'graph'"),
+        ({"net": {"value_size": 8}}, "net.value_size: found 8, expected this key with net.heads above 0 only"),
         ({"net": {"kind": "transformer", "heads": 3}}, "net.heads: found 3, expected a divisor of net.hidden = 128"),
         ({"net": {"neighbours": 4}}, "net.neighbours: unknown key"),
         (

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, TrackingConfig, TrainingConfig
 from pcdiff.config.sampling import SamplingConfig
-from pcdiff.config.section import Section, Whole
+from pcdiff.config.section import Real, Section, Whole
 
 __all__ = ["DistillConfig", "PairsConfig", "RunConfig"]
 
@@ -35,6 +35,8 @@ class DistillConfig(Section):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     teacher: str = Field(min_length=1)
     """Run folder or generator folder to learn from; found as data files are: relative to the working directory or to this file."""
+    start: str | None = Field(default=None, min_length=1)
+    """A run, a generator's folder or the name of one that comes with pcdiff, of the same net, whose weights the student begins from."""
     steps: Whole = Field(default=1, ge=1, le=8)
     """Number of steps of the student, one evaluation of its net each."""
     pairs: PairsConfig = PairsConfig()
@@ -43,6 +45,9 @@ class DistillConfig(Section):
     """How the teacher is sampled, by a sampler of the ODE; as it is by default when absent."""
     net: Net | None = None
     """The student's net; the teacher's, with its weights to begin from, when absent."""
+    matching: Real = Field(default=0.0, ge=0)
+    """Weight of the energy distance between the student's clouds and the teacher's, beside the distance of each cloud to its own
+    trajectory; batches of a thousand clouds and more see it best."""
     optim: OptimConfig = OptimConfig()
     """The optimiser."""
     training: TrainingConfig = TrainingConfig()

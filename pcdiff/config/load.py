@@ -240,9 +240,9 @@ def _beside(config: _Kind, folder: Path) -> _Kind:
             return name
         return str(found) if found == folder.absolute() / name else name
 
+    start = None if config.start is None else place(config.start)
     if isinstance(config, DistillConfig):
-        return config.model_copy(update={"teacher": place(config.teacher)})
+        return config.model_copy(update={"teacher": place(config.teacher), "start": start})
     data = config.data
     paths = {"train": tuple(map(place, data.train)), "validation": tuple(map(place, data.validation))}
-    start = None if config.start is None else place(config.start)
     return config.model_copy(update={"data": data.model_copy(update=paths), "start": start})

@@ -132,6 +132,15 @@ class EpicConfig(Section):
     """Width of the vector that the points of a cloud share."""
     heads: Whole = Field(default=0, ge=0)
     """Attention heads in each layer, by which points also see each other directly; 0: none, as in the paper."""
+    value_size: Whole | None = Field(default=None, ge=1)
+    """Width of what a point shows to those that attend to it, one vector for all heads; all of its features when absent, which costs more."""
+
+    @field_validator("value_size")
+    @classmethod
+    def _of_attention(cls, value_size: int | None, info: ValidationInfo) -> int | None:
+        if value_size is not None and info.data.get("heads") == 0:
+            raise mistake(value_size, "this key with net.heads above 0 only")
+        return value_size
 
 
 class TransformerConfig(Section):

@@ -24,7 +24,7 @@ from pcdiff.diffusion.samplers.exponential import follow
 from pcdiff.diffusion.schedule import Level
 from pcdiff.diffusion.weights import WEIGHTS
 
-__all__ = ["denoising_loss", "noised", "pair_loss", "per_cloud", "trajectory_loss"]
+__all__ = ["denoising_loss", "noised", "pair_loss", "passing", "per_cloud", "trajectory_loss"]
 
 
 def per_cloud(values: Tensor, mask: Tensor) -> Tensor:
@@ -103,7 +103,14 @@ def pair_loss(denoiser: DenoiserLike, noise: Tensor, solution: Tensor, mask: Ten
 def trajectory_loss(
     denoiser: DenoiserLike, states: Sequence[Tensor], grid: Tensor, mask: Tensor, cond: Tensor
 ) -> Tensor:
-    r"""How far a few steps of DDIM land from a trajectory of another denoiser's ODE, of each cloud, shape (B,).
+    """How far a few steps of DDIM pass from a trajectory of another denoiser's ODE, of each cloud, shape (B,): that of :func:`passing`."""
+    return passing(denoiser, states, grid, mask, cond)[0]
+
+
+def passing(
+    denoiser: DenoiserLike, states: Sequence[Tensor], grid: Tensor, mask: Tensor, cond: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""A few steps of DDIM beside a trajectory of another denoiser's ODE.
 
     With r = sqrt(alpha^2 + sigma^2) a step of order 1 is linear in the preconditioned output F,
 
@@ -120,6 +127,9 @@ def trajectory_loss(
         grid: strictly falling times, shape (steps + 1,), float64.
         mask: shape (B, N).
         cond: shape (B, C).
+
+    Returns:
+        The loss of each cloud, shape (B,), and where the last step landed, shape (B, N, F).
     """
     x = states[0]
     total = x.new_zeros(len(x))
@@ -128,4 +138,4 @@ def trajectory_loss(
         x = follow(denoiser, x, levels, mask, cond, order=1)
         r = math.hypot(levels.alpha[-1], levels.sigma[-1])
         total = total + per_cloud(((x - target) / r).square(), mask)
-    return total / (len(states) - 1)
+    return total / (len(states) - 1), x

@@ -3,8 +3,8 @@
 Buhmann, Kasieczka, Thaler, "EPiC-GAN: Equivariant Point Cloud Generation for Particle Jets", arXiv 2301.08128.
 
 With attention heads, points also see each other directly, which resolves what a pooled vector cannot: pairs of near constituents. The
-heads have queries of their own and share the keys, as in Shazeer, "Fast Transformer Decoding: One Write-Head is All You Need", arXiv
-1911.02150; the values are the points themselves. So each step is one matrix product a cloud, without a copy.
+heads have queries of their own and share keys and values, as in Shazeer, "Fast Transformer Decoding: One Write-Head is All You Need", arXiv
+1911.02150; the values are the points themselves, or a few numbers made of each. So each step is one matrix product a cloud, without a copy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class EpicNet(PointNet):
         self.heads = config.heads
         self.start = nn.Linear(self.context_size, config.global_size)
         self.layers = nn.ModuleList(
-            EpicLayer(config.hidden, config.global_size, self.context_size, config.heads) for _ in range(config.layers)
+            EpicLayer(config.hidden, config.global_size, self.context_size, config.heads, config.value_size)
+            for _ in range(config.layers)
         )
 
     def _points(self, x: Tensor, h: Tensor, mask: Tensor, context: Tensor) -> Tensor:
@@ -61,14 +62,16 @@ class EpicLayer(nn.Module):
     term to it: W_a of the means of the points under the weights of each head.
     """
 
-    def __init__(self, hidden: int, global_size: int, context_size: int, heads: int = 0) -> None:
+    def __init__(
+        self, hidden: int, global_size: int, context_size: int, heads: int = 0, value_size: int | None = None
+    ) -> None:
         super().__init__()
         self.global_1 = nn.Linear(2 * hidden + global_size + context_size, hidden)
         self.global_2 = nn.Linear(hidden, global_size)
         self.shift = nn.Linear(global_size + context_size, hidden)
         self.local_1 = nn.Linear(hidden, hidden, bias=False)
         self.local_2 = nn.Linear(hidden, hidden)
-        self.attention = _Attention(hidden, heads) if heads else None
+        self.attention = _Attention(hidden, heads, value_size) if heads else None
 
     def forward(
         self, h: Tensor, g: Tensor, mean: Tensor, size: Tensor, context: Tensor, absent: Tensor | None = None
@@ -92,34 +95,42 @@ class EpicLayer(nn.Module):
         pooled = torch.cat([pooled, pooled * size.sqrt().to(h.dtype), g, context], dim=1)
         g = F.silu(g + self.global_2(F.silu(self.global_1(pooled))))
         shift = self.shift(torch.cat([g, context], dim=1))[:, None, :]
-        update = self.local_1(h) + shift
+        # In place where the derivatives allow it: on a CPU these layers wait for memory as long as they multiply.
+        update = self.local_1(h).add_(shift)
         if self.attention is not None and absent is not None:
-            update = update + self.attention(h, absent)
-        return F.silu(h + self.local_2(F.silu(update))), g
+            update.add_(self.attention(h, absent))
+        return _silu(self.local_2(_silu(update)).add_(h)), g
 
 
 class _Attention(nn.Module):
-    """For each point the linear map of what its heads see: means of all points of its cloud under softmax weights."""
+    """For each point the linear map of what its heads see: means of the values of all points of its cloud under softmax weights."""
 
-    def __init__(self, hidden: int, heads: int) -> None:
+    def __init__(self, hidden: int, heads: int, value_size: int | None) -> None:
         super().__init__()
         self.heads = heads
+        self.value = None if value_size is None else nn.Linear(hidden, value_size, bias=False)
         self.query = nn.Linear(hidden, heads * _KEY_SIZE)
         self.sharpness = nn.Parameter(torch.ones(heads))
         self.key = nn.Linear(hidden, _KEY_SIZE, bias=False)
-        self.merge = nn.Linear(heads * hidden, hidden, bias=False)
+        self.merge = nn.Linear(heads * (value_size or hidden), hidden, bias=False)
 
     def forward(self, h: Tensor, absent: Tensor) -> Tensor:
         """h (B, N, hidden) and what is added to the logits (B, 1, N) to (B, N, hidden)."""
-        clouds, points, hidden = h.shape
+        clouds, points, _ = h.shape
         # Heads stand beside their points, (B, N * heads, ...), so that reshaping moves nothing.
         query = _unit(self.query(h).view(clouds, points, self.heads, _KEY_SIZE)) * self.sharpness[:, None].to(h.dtype)
         key = _unit(self.key(h)) * _KEY_SIZE**0.5
         logits = query.view(clouds, points * self.heads, _KEY_SIZE) @ key.transpose(1, 2)
         # In full precision, which is also several times faster: a softmax in bfloat16 is not vectorised on a CPU.
         weights = torch.softmax(logits.to(absent.dtype) + absent, dim=-1).to(h.dtype)
-        merged: Tensor = self.merge((weights @ h).view(clouds, points, self.heads * hidden))
+        values = h if self.value is None else self.value(h)
+        merged: Tensor = self.merge((weights @ values).view(clouds, points, self.merge.in_features))
         return merged
+
+
+def _silu(x: Tensor) -> Tensor:
+    """Of a tensor that nothing else reads, in place unless its derivative is asked for."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def _unit(vectors: Tensor) -> Tensor:

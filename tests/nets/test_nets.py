@@ -19,6 +19,7 @@ NEIGHBOURS = 4
 CONFIGS = {
     "epic": EpicConfig(hidden=16, layers=2, global_size=4),
     "epic with attention": EpicConfig(hidden=16, layers=2, global_size=4, heads=2),
+    "epic with narrow values": EpicConfig(hidden=16, layers=2, global_size=4, heads=2, value_size=6),
     "transformer": TransformerConfig(hidden=16, layers=2, heads=2),
     "graph": GraphConfig(hidden=16, layers=2, neighbours=NEIGHBOURS),
 }

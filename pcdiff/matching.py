@@ -1,0 +1,128 @@
+r"""How far two samples of clouds are apart as distributions: what a student of a few steps is judged by besides each single trajectory.
+
+The squared distance to a trajectory is least at the mean of what may come, so a student that cannot follow exactly makes clouds that are too much
+alike, and jets whose mass is too small. The energy distance of two samples does not care which cloud became which,
+
+    D = 2 E|f(x) - f(y)| - E|f(x) - f(x')| - E|f(y) - f(y')|,
+
+and is zero only where the distributions agree (Szekely and Rizzo, "Energy statistics", J. Stat. Plan. Inference 143 (2013) 1249; as a loss of a
+generator arXiv 1705.10743, 1803.05573). It is estimated without bias from a batch: a cloud is not compared with itself. f are energy-flow
+moments, of which energy-flow polynomials are products ("Cutting Multiparticle Correlators Down to Size", arXiv 1911.04491),
+
+    M(k, a) = sum_i z_i^k prod_j u_ij^{a_j},        k = 0 (as a mean), 1 and 2,    |a| <= 4,
+
+with z the weight of a point (ptrel) and u its other features, standardised, and then the features of the points in order of their weight. Each of f is
+standardised, and of its tails the logarithm is taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pcdiff.loader import CloudBatch
+from pcdiff.transforms import Scale
+
+__all__ = ["Matching", "energy_distance"]
+
+_DEGREE = 4
+_POWERS = (0, 1, 2)
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+    """The energy distance of two samples, of all columns together plus the mean of that of each.
+
+    Estimated without bias, so it may be negative. Row i of one may depend on row i of the other, so they are not compared: clouds of the same
+    noise, whose common fluctuation then cancels.
+
+    Args:
+        x, y: shape (n, K) each, n at least 2.
+    """
+    n, columns = x.shape
+    total = x.new_zeros(())
+    for p, size in ((1.0, columns), (2.0, columns**0.5)):
+        apart = partial(torch.cdist, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+        between = apart(x, y)
+        others = between.sum() - between.diagonal().sum()
+        own = apart(x, x).sum() + apart(y, y).sum()
+        total = total + (2 * others - own) / (n * (n - 1) * size)
+    return total
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The observables f of clouds of one transform.
+
+    Attributes:
+        weight: position of the point feature that weighs points, and its scale; None: all weigh alike.
+        shape: positions of the other point features.
+        centre, spread: of each moment over the clouds that are matched, shape (K,).
+    """
+
+    weight: tuple[int, Scale] | None
+    shape: tuple[int, ...]
+    centre: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, points: tuple[Scale, ...], batch: CloudBatch) -> Matching:
+        """For clouds such as those of a batch.
+
+        Args:
+            points: the scales of the point features.
+            batch: a few thousand clouds, standardised.
+        """
+        names = [scale.name for scale in points]
+        found = next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
+        weight = None if found is None else (found, points[found])
+        shape = tuple(k for k in range(len(points)) if k != found)
+        plain = cls(weight, shape, torch.zeros(()), torch.ones(()))
+        moments = plain.moments(batch.x, batch.mask)
+        return cls(weight, shape, moments.mean(0), moments.std(0).clamp(min=1e-6))
+
+    def to(self, device: torch.device) -> Matching:
+        """The same on a device."""
+        return replace(self, centre=self.centre.to(device), spread=self.spread.to(device))
+
+    def distance(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        """The energy distance of clouds x and y (B, N, F) of the same mask (B, N); no gradient flows into y."""
+        with torch.no_grad():
+            true = self(y, mask)
+        return energy_distance(self(x, mask), true)
+
+    def moments(self, x: Tensor, mask: Tensor) -> Tensor:
+        """M(k, a), shape (B, K), of clouds (B, N, F) that are zero where the mask (B, N) is false."""
+        u, real = x[..., self.shape], mask.to(x.dtype)
+        products = [real]
+        for degree in range(1, _DEGREE + 1):
+            for chosen in itertools.combinations_with_replacement(range(u.shape[-1]), degree):
+                products.append(u[..., chosen].prod(dim=-1))
+        stacked = torch.stack(products, dim=-1)
+        mean = (real / real.sum(1, keepdim=True).clamp(min=1))[:, None, :]
+        if self.weight is None:
+            return (mean @ stacked)[:, 0, 1:]
+        z = self.weight_of(x) * real
+        rows = torch.stack([z**power for power in _POWERS if power], dim=1)
+        return torch.cat([(mean @ stacked)[:, 0, 1:], (rows @ stacked).flatten(1)], dim=1)
+
+    def weight_of(self, x: Tensor) -> Tensor:
+        """z of each point, shape (B, N), in physical units."""
+        assert self.weight is not None
+        k, scale = self.weight
+        value = x[..., k] * scale.std + scale.mean
+        return value.exp() if scale.function == "log" else value
+
+    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
+        """f, shape (B, K): moments, and the features of as many leading points as all of the clouds have."""
+        moments = (self.moments(x, mask) - self.centre) / self.spread
+        found = [torch.asinh(moments)]
+        if self.weight is not None:
+            k = self.weight[0]
+            order = x[..., k].detach().masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True)
+            leading = order[:, : int(mask.sum(1).min())]
+            found.append(x.gather(1, leading[..., None].expand(-1, -1, x.shape[-1])).flatten(1))
+        return torch.cat(found, dim=1)

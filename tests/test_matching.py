@@ -1,0 +1,108 @@
+"""The energy distance against its closed form, and the moments against sums written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pcdiff.loader import CloudBatch
+from pcdiff.matching import Matching, energy_distance
+from pcdiff.transforms import Scale
+
+from .diffusion.exact import seeded
+
+POINTS = (
+    Scale("etarel", "standard", 0.0, 0.1),
+    Scale("phirel", "standard", 0.0, 0.2),
+    Scale("ptrel", "log", -4.0, 0.5),
+)
+
+
+def clouds(n: int, seed: int) -> CloudBatch:
+    mask = torch.arange(6) < torch.randint(3, 7, (n, 1), generator=seeded(seed))
+    x = torch.randn(n, 6, 3, dtype=torch.float64, generator=seeded(seed + 1)) * mask[..., None]
+    return CloudBatch(x, mask, torch.zeros(n, 0))
+
+
+def absolute(mean: float, std: float) -> float:
+    """E|N(mean, std^2)|."""
+    return std * math.sqrt(2 / math.pi) * math.exp(-(mean**2) / (2 * std**2)) + mean * math.erf(
+        mean / (std * math.sqrt(2))
+    )
+
+
+def test_energy_distance_of_two_normal_samples() -> None:
+    """In one column both parts are 2 E|x - y| - E|x - x'| - E|y - y'|; 4 standard errors of 40 batches."""
+    shift, wide = 0.7, 1.3
+    exact = 2 * (
+        2 * absolute(shift, math.hypot(1, wide)) - absolute(0, math.sqrt(2)) - absolute(0, wide * math.sqrt(2))
+    )
+    found = []
+    for seed in range(40):
+        x, y = torch.randn(2, 200, 1, dtype=torch.float64, generator=seeded(seed))
+        found.append(energy_distance(x, shift + wide * y))
+    values = torch.stack(found)
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / math.sqrt(40)
+
+
+@pytest.mark.parametrize("related", [False, True], ids=["independent", "of the same noise"])
+def test_it_has_no_bias_between_samples_of_one_distribution(related: bool) -> None:
+    """Even where row i of one sample tells of row i of the other."""
+    found = []
+    for seed in range(100):
+        first, second, common = torch.randn(3, 20, 3, dtype=torch.float64, generator=seeded(seed))
+        share = math.sqrt(0.9) if related else 0.0
+        x, y = (share * common + math.sqrt(1 - share**2) * own for own in (first, second))
+        found.append(energy_distance(x, y))
+    values = torch.stack(found)
+    assert abs(float(values.mean())) < 4 * float(values.std()) / 10
+
+
+def test_moments_are_sums_over_the_points_that_are_there() -> None:
+    batch = clouds(5, 3)
+    about = Matching.of(POINTS, batch)
+    moments = about.moments(batch.x, batch.mask)
+    # 14 products of degree 1 to 4 of two coordinates without weights, 15 with the product of degree 0 for each power.
+    assert moments.shape == (5, 14 + 2 * 15)
+    for i in range(5):
+        x = batch.x[i, batch.mask[i]]
+        z = torch.exp(x[:, 2] * 0.5 - 4)
+        expected = {
+            0: x[:, 0].mean(),
+            4: x[:, 1].square().mean(),
+            14: z.sum(),
+            15: (z * x[:, 0]).sum(),
+            29: (z**2).sum(),
+        }
+        for place, value in expected.items():
+            torch.testing.assert_close(moments[i, place], value)
+
+
+def test_it_is_zero_of_a_sample_and_itself_and_does_not_see_the_order_of_points() -> None:
+    batch = clouds(50, 7)
+    about = Matching.of(POINTS, batch)
+    assert abs(float(about.distance(batch.x, batch.x, batch.mask))) < 1e-12
+    features = about(batch.x, batch.mask)
+    # Three leading points are in all clouds, with three features each.
+    assert features.shape == (50, 44 + 9)
+    order = torch.randperm(6, generator=seeded(1))
+    torch.testing.assert_close(about(batch.x[:, order], batch.mask[:, order]), features)
+
+
+def test_its_gradient_moves_a_narrow_sample_apart() -> None:
+    """The error that a squared distance leaves: clouds shrunk towards their mean are told from true ones, and pushed back."""
+    batch = clouds(400, 11)
+    about = Matching.of(POINTS, batch)
+    scale = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    about.distance(scale * batch.x, batch.x, batch.mask).backward()
+    assert float(scale.grad) < 0
+
+
+def test_without_a_weight_all_points_count_alike() -> None:
+    points = tuple(Scale(name, "standard", 0.0, 1.0) for name in "xyz")
+    batch = clouds(5, 3)
+    about = Matching.of(points, batch)
+    # 3, 6, 10 and 15 products of degree 1 to 4 of three coordinates.
+    assert about(batch.x, batch.mask).shape == (5, 34)
