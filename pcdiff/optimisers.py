@@ -2,6 +2,7 @@
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; "Muon is Scalable for LLM Training", arXiv
 2502.16982) takes steps whose matrices are near to orthogonal. In the nets here it needs about a third fewer clouds for the same loss.
+It is written out here since torch.optim.Muon multiplies in bfloat16, which most CPUs only emulate.
 """
 
 from __future__ import annotations
@@ -10,11 +11,67 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcdiff.config import OptimConfig
 
-__all__ = ["Optimiser", "build_optimiser"]
+__all__ = ["Muon", "Optimiser", "build_optimiser"]
+
+_MOMENTUM = 0.95
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for matrices, as torch.optim.Muon has it, but in their own precision.
+
+    The step is the momentum (with Nesterov's look ahead), made near to orthogonal by five iterations of a Newton-Schulz polynomial whose
+    coefficients are those of Jordan et al. 2024: the singular values end between about 0.7 and 1.2. Tall matrices move by
+    sqrt(rows / columns) times more. Matrices of one shape are multiplied together.
+
+    Args:
+        matrices: parameters of two dimensions.
+        lr: learning rate.
+        weight_decay: each step shrinks the matrices by lr * weight_decay.
+    """
+
+    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """One step, from the gradients that there are."""
+        for group in self.param_groups:
+            of_shape: dict[torch.Size, list[Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    of_shape.setdefault(matrix.shape, []).append(matrix)
+            for (rows, columns), matrices in of_shape.items():
+                ahead = torch.stack([self._ahead(matrix) for matrix in matrices])
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for matrix, move in zip(matrices, orthogonal(ahead), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(move, alpha=-rate)
+
+    def _ahead(self, matrix: Tensor) -> Tensor:
+        """The momentum, looked at one step ahead."""
+        state, gradient = self.state[matrix], matrix.grad
+        assert gradient is not None
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum: Tensor = state["momentum_buffer"]
+        momentum.lerp_(gradient, 1 - _MOMENTUM)
+        return gradient.lerp(momentum, _MOMENTUM)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Near to the orthogonal factor of the polar decomposition of each, shape (n, rows, columns)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(5):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Optimiser:
@@ -80,5 +137,5 @@ def build_optimiser(model: nn.Module, config: OptimConfig) -> Optimiser:
     adamw = torch.optim.AdamW(rest, lr=config.lr, weight_decay=config.weight_decay), config.lr
     if not hidden:
         return Optimiser([adamw])
-    muon = torch.optim.Muon(hidden, lr=config.hidden_lr, weight_decay=config.weight_decay)
+    muon = Muon(hidden, lr=config.hidden_lr, weight_decay=config.weight_decay)
     return Optimiser([(muon, config.hidden_lr), adamw])

@@ -10,7 +10,7 @@ from torch import nn
 
 from pcdiff.config import EpicConfig, OptimConfig
 from pcdiff.nets import build_net
-from pcdiff.optimisers import Optimiser, build_optimiser
+from pcdiff.optimisers import Muon, Optimiser, build_optimiser
 
 
 class Model(nn.Module):
@@ -71,6 +71,25 @@ def test_muon_moves_matrices_of_the_layers_by_nearly_orthogonal_steps() -> None:
             # The first step of Adam has the size of the learning rate in every entry.
             torch.testing.assert_close(move.abs(), torch.full_like(move, 1e-3), rtol=1e-2, atol=0)
     assert inside == 2 * 8
+
+
+def test_muon_is_that_of_torch_but_for_its_digits() -> None:
+    """torch multiplies in bfloat16, whose rounding is half a percent."""
+    model, other = Model(), Model()
+    ours, theirs = (
+        [value for name, value in one.named_parameters() if value.ndim == 2 and ".layers." in name]
+        for one in (model, other)
+    )
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    optimiser = Muon(ours, lr=0.02, weight_decay=0.1)
+    for step in range(4):
+        gradients(model, step)
+        gradients(other, step)
+        optimiser.step()
+        reference.step()
+    start = [value for name, value in Model().named_parameters() if value.ndim == 2 and ".layers." in name]
+    for found, expected, before in zip(ours, theirs, start, strict=True):
+        assert (found - expected).norm() < 0.02 * (expected - before).norm()
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
