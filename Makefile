@@ -71,15 +71,15 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/throughput.py gluon30 gluon30-fast
 	$(BIN)/python benchmarks/observables.py
-	if [ -d pcdiff/pretrained/gluon30 ] && [ -f data/gluon30_test.hdf5 ]; then \
-		$(BIN)/python benchmarks/evaluations.py gluon30 --truth data/gluon30_test.hdf5; fi
+	if [ -f data/gluon30_test.hdf5 ]; then \
+		$(BIN)/python benchmarks/evaluations.py gluon30-teacher --students gluon30 gluon30-fast --truth data/gluon30_test.hdf5; fi
 
 # Takes an hour and more; what is there already is kept, so the same command goes on. Needs the data of `make gluon30-data`.
 quality: $(VENV)/installed-dev gluon30-data
 	$(BIN)/pcdiff data fetch fpnd
-	$(BIN)/python benchmarks/quality.py --truth data/gluon30_test.hdf5 --training data/gluon30_train.hdf5
+	$(BIN)/python benchmarks/quality.py gluon30 gluon30-fast --truth data/gluon30_test.hdf5 --training data/gluon30_train.hdf5
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

@@ -1,6 +1,6 @@
 """Quality against the number of evaluations of the net, for each sampler of the probability-flow ODE and each grid.
 
-    python benchmarks/evaluations.py gluon30 --truth data/gluon30_test.hdf5 --update-readme
+    python benchmarks/evaluations.py gluon30-teacher --students gluon30 gluon30-fast --truth data/gluon30_test.hdf5 --update-readme
 
 Samplers, grids and numbers of evaluations make the same jets of the same noise, but for the error of their steps. What is measured,
 and how, is described in benchmarks/README.md.
@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -166,14 +167,19 @@ def floors(truth: PointClouds, jets: int, draws: int) -> dict[str, list[float]]:
 
 
 def measure(
-    generator: Generator, truth: PointClouds, extent: Extent, advance: Callable[[str], None] = lambda _: None
+    generator: Generator,
+    truth: PointClouds,
+    extent: Extent,
+    advance: Callable[[str], None] = lambda _: None,
+    students: Mapping[str, Generator] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """All samplers of one generator: plain data.
+    """All samplers of one generator, and its students as they are: plain data.
 
     Grids that are not fitted yet are fitted to the generator in memory.
 
     Args:
         truth: jets to compare with, at least twice as many as are made.
+        students: what was distilled from the generator, and begins from the same noise.
         advance: told what has just been measured.
     """
     own = floors(truth, extent.jets, extent.draws)
@@ -192,7 +198,16 @@ def measure(
                 about = {"method": name, "grid": grid, "asked": count, "evaluations": evaluations(generator, **chosen)}
                 rows.append(about | compared(trajectories, chosen, exact, same))
                 advance(f"{name}, {grid}, {count} evaluations")
+    taught = []
+    for name, student in students.items():
+        own_way = Trajectories(student, extent.jets, seed=1)
+        if not torch.equal(own_way.cond, trajectories.cond):
+            raise DataError(f"{name}: makes other jets of this noise, so it was not distilled from the generator")
+        about = {"name": name, "evaluations": evaluations(student)}
+        taught.append(about | compared(own_way, {}, exact, same))
+        advance(name)
     return {
+        "students": taught,
         "jets": extent.jets,
         "fine_steps": extent.fine,
         "fine_error": float(np.median(trajectories.relative_errors(half, exact))),
@@ -260,7 +275,11 @@ def _curves(axes: Axes, found: Mapping[str, Any], name: str, grid: str) -> None:
             label=label,
         )
     axes.set(xscale="log", yscale="log")
-    ticks = sorted({row["asked"] for row in found["rows"]})
+    for place, row in enumerate(_students(found) if grid == "fitted" else ()):
+        value = row["relative_error"] if name == "relative_error" else row["distances"][name] / floors.mean()
+        axes.plot(row["evaluations"], value, color=colour(4 + place), marker="*", markersize=11, linestyle="")
+        axes.annotate(row["name"], (row["evaluations"], value), (5, 5), textcoords="offset points", fontsize="small")
+    ticks = sorted({row["asked"] for row in found["rows"]} | {row["evaluations"] for row in _students(found)})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -272,6 +291,11 @@ def _curves(axes: Axes, found: Mapping[str, Any], name: str, grid: str) -> None:
     axes.axhspan(1 - spread, 1 + spread, color=TRUTH, alpha=0.3, linewidth=0, label="truth against truth")
     fine = found["fine_distances"][name] / floors.mean()
     axes.axhline(fine, color=TRUTH, linestyle=":", label=f"unipc 3, {found['fine_steps']} steps")
+
+
+def _students(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those whose jets resemble the fine solution at all."""
+    return [row for row in found["students"] if row["relative_error"] is not None]
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -299,7 +323,12 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"Fine solution: unipc of order 3 in {found['fine_steps']} steps, W1M {found['fine_distances']['relative_mass'] / mean:.1f} floors; "
         f"half as many steps end {100 * found['fine_error']:.2g} % away."
     )
+    taught = [
+        f"{row['name']}, distilled from it, in {row['evaluations']} evaluations of its own net: {_cell(row, mean)}."
+        for row in found["students"]
+    ]
     return [
+        *taught,
         "In each cell: median relative error of the end of the trajectory / W1M in floors; Heun's method makes an even number of evaluations.",
         fine,
         f"Floor of W1M, {found['jets']:,} true jets against as many others: {1e3 * mean:.2f} ± {1e3 * spread:.2f} (10⁻³).",
@@ -339,6 +368,7 @@ def main() -> None:
     parser.add_argument(
         "--truth", required=True, help="file of true jets that no training saw, twice as many as are made"
     )
+    parser.add_argument("--students", nargs="+", default=[], help="generators that were distilled from the first one")
     parser.add_argument("--jets", type=int, help=f"made by each sampler (default: {FULL.jets:,})")
     parser.add_argument(
         "--quick", action="store_true", help="a few jets, to see that it works: the numbers mean nothing"
@@ -354,13 +384,19 @@ def main() -> None:
     result: dict[str, Any] = {"conditions": at, "generators": {}}
     try:
         generators = load_all(chosen.generators)
+        students = load_all(chosen.students) if chosen.students else {}
         truth = pcdiff.read(find(chosen.truth))
         with Progress(console=out) as progress:
             work = 1 + len(METHODS) * len(GRIDS) * len(extent.evaluations)
-            for name, generator in generators.items():
-                bar = progress.add_task(name, total=work)
+            for place, (name, generator) in enumerate(generators.items()):
+                taught = {} if place else students
+                bar = progress.add_task(name, total=work + len(taught))
                 result["generators"][name] = measure(
-                    generator, truth, extent, lambda what, bar=bar: progress.update(bar, advance=1, description=what)
+                    generator,
+                    truth,
+                    extent,
+                    lambda what, bar=bar: progress.update(bar, advance=1, description=what),
+                    taught,
                 )
     except PcdiffError as error:
         raise SystemExit(f"evaluations.py: {error}") from error

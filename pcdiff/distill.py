@@ -1,8 +1,9 @@
-"""Distillation: a generator that does in one or two evaluations what its teacher does in many.
+"""Distillation: a generator that does in a few evaluations what its teacher does in many.
 
 The teacher solves the ODE from noise; where its trajectories pass at a few times is kept (see :mod:`pcdiff.pairs`). The student, an ordinary
 denoiser on the same schedule, learns to land there by as many steps of DDIM (:func:`pcdiff.diffusion.trajectory_loss`). With one step this
-is knowledge distillation (arXiv 2101.02388), or the reflow of Flow Straight and Fast (arXiv 2209.03003).
+is knowledge distillation (arXiv 2101.02388), or the reflow of Flow Straight and Fast (arXiv 2209.03003). What a student cannot follow cloud by
+cloud it can still get right as a distribution: see :mod:`pcdiff.matching`.
 
 What comes out is a :class:`~pcdiff.generator.Generator` like any other, whose default sampler is ``ddim`` of order 1 on a grid of its own. The
 number of points, the cloud features and all scales are the teacher's. The run folder is that of a training, with the trajectories in

@@ -313,6 +313,8 @@ def test_errors_of_samplers_fall_as_their_order_says(
         evaluations,
         *(
             untrained,
+            "--students",
+            untrained,
             "--truth",
             "datasets/jets/gluon30_test.hdf5",
             "--quick",
@@ -323,6 +325,10 @@ def test_errors_of_samplers_fall_as_their_order_says(
         ),
     )
     found = json.loads(output.read_text())["generators"]["untrained"]
+    (student,) = found["students"]
+    same = next(row for row in found["rows"] if (row["method"], row["grid"], row["asked"]) == ("ddim 2", "log-snr", 20))
+    assert student["evaluations"] == 20
+    assert student["relative_error"] == pytest.approx(same["relative_error"], rel=1e-5)
     rows = {(row["method"], row["grid"], row["asked"]): row for row in found["rows"]}
     assert len(rows) == len(found["rows"]) == 7 * 3 * 3
     assert all(row["evaluations"] == row["asked"] for row in found["rows"])
