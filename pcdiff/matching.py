@@ -11,8 +11,12 @@ moments, of which energy-flow polynomials are products ("Cutting Multiparticle C
 
     M(k, a) = sum_i z_i^k prod_j u_ij^{a_j},        k = 0 (as a mean), 1 and 2,    |a| <= 4,
 
-with z the weight of a point (ptrel) and u its other features, standardised, and then the features of the points in order of their weight. Each of f is
-standardised, and of its tails the logarithm is taken.
+with z the weight of a point (ptrel) and u its other features, standardised, then energy-flow polynomials of the distances theta of the points,
+
+    sum_ij z_i z_j t_ij,    sum_i z_i (sum_j z_j t_ij)^p,    sum_ijk z_i z_j z_k t_ij t_jk t_ki,        t = theta^beta,    p = 2, 3,
+
+which see how near points lie where beta is small (arXiv 1712.07124), and last the features of the points in order of their weight. Each of f is standardised, the
+polynomials by their logarithm, and of its tails the logarithm is taken.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ __all__ = ["Matching", "energy_distance"]
 
 _DEGREE = 4
 _POWERS = (0, 1, 2)
+_BETAS = (0.25, 0.5, 1.0, 2.0)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ class Matching:
     Attributes:
         weight: position of the point feature that weighs points, and its scale; None: all weigh alike.
         shape: positions of the other point features.
-        centre, spread: of each moment over the clouds that are matched, shape (K,).
+        centre, spread: of each moment and polynomial over the clouds that are matched, shape (K,).
     """
 
     weight: tuple[int, Scale] | None
@@ -81,8 +86,8 @@ class Matching:
         weight = None if found is None else (found, points[found])
         shape = tuple(k for k in range(len(points)) if k != found)
         plain = cls(weight, shape, torch.zeros(()), torch.ones(()))
-        moments = plain.moments(batch.x, batch.mask)
-        return cls(weight, shape, moments.mean(0), moments.std(0).clamp(min=1e-6))
+        found_of_all = plain.observables(batch.x, batch.mask)
+        return cls(weight, shape, found_of_all.mean(0), found_of_all.std(0).clamp(min=1e-6))
 
     def to(self, device: torch.device) -> Matching:
         """The same on a device."""
@@ -109,6 +114,28 @@ class Matching:
         rows = torch.stack([z**power for power in _POWERS if power], dim=1)
         return torch.cat([(mean @ stacked)[:, 0, 1:], (rows @ stacked).flatten(1)], dim=1)
 
+    def polynomials(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Logarithms of the energy-flow polynomials, shape (B, 4 K), K the number of exponents beta; of clouds with a weight."""
+        z, u = self.weight_of(x) * mask, x[..., self.shape]
+        # The derivative of the distance of two points at the same place is bounded.
+        square = (u[:, :, None] - u[:, None]).square().sum(-1) + 1e-8
+        others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        found = []
+        for beta in _BETAS:
+            t = square ** (beta / 2) * others
+            weighed = t * z[:, None]
+            around = weighed.sum(-1)
+            triangle = ((weighed @ weighed) * t * z[..., None]).sum((1, 2))
+            found += [(z * around).sum(1), (z * around**2).sum(1), (z * around**3).sum(1), triangle]
+        return torch.stack(found, dim=1).clamp(min=1e-12).log()
+
+    def observables(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Moments, and polynomials where points have a weight; shape (B, K)."""
+        found = [self.moments(x, mask)]
+        if self.weight is not None:
+            found.append(self.polynomials(x, mask))
+        return torch.cat(found, dim=1)
+
     def weight_of(self, x: Tensor) -> Tensor:
         """z of each point, shape (B, N), in physical units."""
         assert self.weight is not None
@@ -118,8 +145,7 @@ class Matching:
 
     def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
         """f, shape (B, K): moments, and the features of as many leading points as all of the clouds have."""
-        moments = (self.moments(x, mask) - self.centre) / self.spread
-        found = [torch.asinh(moments)]
+        found = [torch.asinh((self.observables(x, mask) - self.centre) / self.spread)]
         if self.weight is not None:
             k = self.weight[0]
             order = x[..., k].detach().masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True)

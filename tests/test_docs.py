@@ -58,7 +58,7 @@ def test_the_example_of_a_constraint_works_as_it_stands(tmp_path: Path, monkeypa
     """The sum of ptrel of each of 1,000 generated jets is 1 to 1e-4."""
     (script,) = blocks(METHODS, "python")
     monkeypatch.chdir(tmp_path)
-    make(jets(200)).save("runs/gluon30")
+    make(jets(200)).save("runs/gluon30-teacher")
     made: dict[str, Any] = {}
     exec(script, made)  # noqa: S102
     total = np.add.reduceat(made["jets"].column("ptrel").astype(np.float64), made["jets"].offsets[:-1])

@@ -80,13 +80,32 @@ def test_moments_are_sums_over_the_points_that_are_there() -> None:
             torch.testing.assert_close(moments[i, place], value)
 
 
+def test_polynomials_are_sums_over_pairs_and_triples() -> None:
+    batch = clouds(5, 3)
+    about = Matching.of(POINTS, batch)
+    found = about.polynomials(batch.x, batch.mask).exp()
+    for i in range(5):
+        x = batch.x[i, batch.mask[i]]
+        z = torch.exp(x[:, 2] * 0.5 - 4)
+        theta = torch.cdist(x[:, :2], x[:, :2], compute_mode="donot_use_mm_for_euclid_dist")
+        for k, beta in enumerate((0.25, 0.5, 1.0, 2.0)):
+            t = theta**beta
+            expected = (
+                torch.einsum("i,j,ij->", z, z, t),
+                torch.einsum("i,j,k,ij,ik->", z, z, z, t, t),
+                torch.einsum("i,j,k,l,ij,ik,il->", z, z, z, z, t, t, t),
+                torch.einsum("i,j,k,ij,jk,ki->", z, z, z, t, t, t),
+            )
+            torch.testing.assert_close(found[i, 4 * k : 4 * k + 4], torch.stack(expected), rtol=1e-5, atol=0)
+
+
 def test_it_is_zero_of_a_sample_and_itself_and_does_not_see_the_order_of_points() -> None:
     batch = clouds(50, 7)
     about = Matching.of(POINTS, batch)
     assert abs(float(about.distance(batch.x, batch.x, batch.mask))) < 1e-12
     features = about(batch.x, batch.mask)
-    # Three leading points are in all clouds, with three features each.
-    assert features.shape == (50, 44 + 9)
+    # Four polynomials of each of four exponents; three leading points are in all clouds, with three features each.
+    assert features.shape == (50, 44 + 16 + 9)
     order = torch.randperm(6, generator=seeded(1))
     torch.testing.assert_close(about(batch.x[:, order], batch.mask[:, order]), features)
 

@@ -41,7 +41,7 @@ def test_the_mass_plot_is_drawn_from_a_written_file(tmp_path: Path, monkeypatch:
 def test_each_pcdiff_command_parses() -> None:
     lines = [line.split("#")[0].split() for block in blocks("bash") for line in block.splitlines()]
     commands = [line[1:] for line in lines if line[:1] == ["pcdiff"]]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         parse(command)
 
