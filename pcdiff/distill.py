@@ -65,7 +65,7 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
     teacher = Generator.load(config.teacher)
     start = None if config.start is None else Generator.load(config.start)
     try:
-        chosen = teacher.choose(**(config.sampling.resolved().model_dump() if config.sampling else {}))
+        chosen = teacher.choose(**config.sampling.model_dump())
         kept = kept_times(chosen, config.steps)
     except DataError as error:
         raise ConfigError(f"{config.name}: sampling of the teacher: {error}") from error

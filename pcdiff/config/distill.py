@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field
 
 from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, TrackingConfig, TrainingConfig
-from pcdiff.config.sampling import SamplingConfig
 from pcdiff.config.section import Real, Section, Whole
 
 __all__ = ["DistillConfig", "PairsConfig", "RunConfig"]
@@ -18,6 +17,23 @@ class PairsConfig(Section):
     """Number of trajectories of the teacher to learn from."""
     validation: Whole = Field(default=2_000, ge=1)
     """Number of further trajectories for the validation loss."""
+
+
+class TeacherSampling(Section):
+    """What is to be different from the teacher's default sampler; keys of `sampling` in a training's config."""
+
+    sampler: str | None = None
+    """The sampler, one of the ODE."""
+    order: Whole | None = Field(default=None, ge=1, le=3)
+    """Its order."""
+    steps: Whole | None = Field(default=None, ge=1)
+    """Number of steps."""
+    grid: str | None = None
+    """Where the times lie."""
+    options: dict[str, Real] | None = None
+    """The sampler's own settings."""
+    precision: Literal["float32", "bfloat16", "auto"] | None = None
+    """What the net is computed in."""
 
 
 class DistillConfig(Section):
@@ -41,8 +57,8 @@ class DistillConfig(Section):
     """Number of steps of the student, one evaluation of its net each."""
     pairs: PairsConfig = PairsConfig()
     """How many trajectories the teacher solves."""
-    sampling: SamplingConfig | None = None
-    """How the teacher is sampled, by a sampler of the ODE; as it is by default when absent."""
+    sampling: TeacherSampling = TeacherSampling()
+    """How the teacher is sampled, by a sampler of the ODE; what is absent is as it is by default."""
     net: Net | None = None
     """The student's net; the teacher's, with its weights to begin from, when absent."""
     matching: Real = Field(default=0.0, ge=0)
