@@ -184,10 +184,9 @@ def _student(config: DistillConfig, teacher: Generator, start: Generator | None,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(word(config.seed, Purpose.WEIGHTS))
         student = build_denoiser(settings, teacher.transform)
-    if config.net is None and start is None:
-        load_denoiser(student, weights_of(teacher.denoiser))
-    elif start is not None:
-        load_denoiser(student, weights_of(start.denoiser))
+    source = teacher if start is None and config.net is None else start
+    if source is not None:
+        load_denoiser(student, weights_of(source.denoiser))
     if isinstance(teacher.denoiser.schedule, nn.Module):
         # The trajectories are of this very schedule.
         student.schedule = teacher.denoiser.schedule.requires_grad_(False)

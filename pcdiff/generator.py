@@ -47,7 +47,7 @@ from pcdiff.precision import pick_precision
 from pcdiff.resources import DESCRIPTION, find_generator
 from pcdiff.sampling_loop import Guide, Solver, Window, workers
 from pcdiff.seeds import Purpose, word
-from pcdiff.transforms import Transform, cloud_columns
+from pcdiff.transforms import Transform, cloud_columns, leading_feature
 
 __all__ = ["Conditions", "Generator", "Guide"]
 
@@ -450,8 +450,7 @@ class Generator:
         """Which point feature the constituents of a jet fall in, where they have one."""
         if self.transform.schema.kind != "jets":
             return None
-        names = [scale.name for scale in self.transform.points]
-        return next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
+        return leading_feature(self.transform.points)
 
     def decode(self, points: npt.NDArray[np.float32], found: Conditions, provenance: Mapping[str, Any]) -> PointClouds:
         """Clouds in physical units."""

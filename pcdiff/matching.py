@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from pcdiff.loader import CloudBatch
-from pcdiff.transforms import Scale
+from pcdiff.transforms import Scale, leading_feature
 
 __all__ = ["Matching", "energy_distance"]
 
@@ -81,8 +81,7 @@ class Matching:
             points: the scales of the point features.
             batch: a few thousand clouds, standardised.
         """
-        names = [scale.name for scale in points]
-        found = next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
+        found = leading_feature(points)
         weight = None if found is None else (found, points[found])
         shape = tuple(k for k in range(len(points)) if k != found)
         plain = cls(weight, shape, torch.zeros(()), torch.ones(()))

@@ -107,6 +107,12 @@ class Scale:
         return np.clip(physical, smallest, limit.max).astype(np.float32)
 
 
+def leading_feature(points: Sequence[Scale]) -> int | None:
+    """Position of the point feature that says how hard a constituent is, by which constituents fall; None without one."""
+    names = [scale.name for scale in points]
+    return next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Clouds as the denoiser sees them.

@@ -282,6 +282,7 @@ def test_what_comes_out_is_a_generator_of_few_evaluations(straight: Path, teache
     assert student.settings.sampling == SamplingConfig(sampler="ddim", order=1, steps=2, grid="fitted")
     grid = student.grid(student.choose())
     assert len(grid) == 3
+    assert torch.isin(grid, taught.grid(taught.choose())).all()
     asked = []
     student.denoiser.register_forward_hook(lambda *_: asked.append(1))
     made = student.sample(50, seed=1).validate()
