@@ -15,8 +15,9 @@ with z the weight of a point (ptrel) and u its other features, standardised, the
 
     sum_ij z_i z_j t_ij,    sum_i z_i (sum_j z_j t_ij)^p,    sum_ijk z_i z_j z_k t_ij t_jk t_ki,        t = theta^beta,    p = 2, 3,
 
-which see how near points lie where beta is small (arXiv 1712.07124), and last the features of the points in order of their weight. Each of f is standardised, the
-polynomials by their logarithm, and of its tails the logarithm is taken.
+which see how near points lie where beta is small (arXiv 1712.07124), then the features of the points in order of their weight, and last the
+conditions, so that clouds are also right for what they were asked for. Each of f is standardised, the polynomials by their logarithm, and of
+its tails the logarithm is taken.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcdiff.loader import CloudBatch
 from pcdiff.transforms import Scale, leading_feature
@@ -36,6 +37,8 @@ __all__ = ["Matching", "energy_distance"]
 _DEGREE = 4
 _POWERS = (0, 1, 2)
 _BETAS = (0.25, 0.5, 1.0, 2.0)
+# Of clouds, that may have fewer points than are compared one by one.
+_SHARE = 0.1
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -65,11 +68,13 @@ class Matching:
     Attributes:
         weight: position of the point feature that weighs points, and its scale; None: all weigh alike.
         shape: positions of the other point features.
+        leading: number of leading points whose features are compared; those that a cloud lacks count as zero.
         centre, spread: of each moment and polynomial over the clouds that are matched, shape (K,).
     """
 
     weight: tuple[int, Scale] | None
     shape: tuple[int, ...]
+    leading: int
     centre: Tensor
     spread: Tensor
 
@@ -84,19 +89,21 @@ class Matching:
         found = leading_feature(points)
         weight = None if found is None else (found, points[found])
         shape = tuple(k for k in range(len(points)) if k != found)
-        plain = cls(weight, shape, torch.zeros(()), torch.ones(()))
+        # So many that most clouds have them all, and none is compared by its padding alone.
+        leading = int(batch.mask.sum(1).float().quantile(_SHARE))
+        plain = cls(weight, shape, leading, torch.zeros(()), torch.ones(()))
         found_of_all = plain.observables(batch.x, batch.mask)
-        return cls(weight, shape, found_of_all.mean(0), found_of_all.std(0).clamp(min=1e-6))
+        return cls(weight, shape, leading, found_of_all.mean(0), found_of_all.std(0).clamp(min=1e-6))
 
     def to(self, device: torch.device) -> Matching:
         """The same on a device."""
         return replace(self, centre=self.centre.to(device), spread=self.spread.to(device))
 
-    def distance(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        """The energy distance of clouds x and y (B, N, F) of the same mask (B, N); no gradient flows into y."""
+    def distance(self, clouds: CloudBatch, true: CloudBatch) -> Tensor:
+        """The energy distance of as many clouds each; no gradient flows into the true ones."""
         with torch.no_grad():
-            true = self(y, mask)
-        return energy_distance(self(x, mask), true)
+            target = self(true)
+        return energy_distance(self(clouds), target)
 
     def moments(self, x: Tensor, mask: Tensor) -> Tensor:
         """M(k, a), shape (B, K), of clouds (B, N, F) that are zero where the mask (B, N) is false."""
@@ -142,12 +149,14 @@ class Matching:
         value = x[..., k] * scale.std + scale.mean
         return value.exp() if scale.function == "log" else value
 
-    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
-        """f, shape (B, K): moments, and the features of as many leading points as all of the clouds have."""
+    def __call__(self, clouds: CloudBatch) -> Tensor:
+        """f, shape (B, K): moments and polynomials, the features of the leading points in their order, and the conditions."""
+        x, mask = clouds.x, clouds.mask
         found = [torch.asinh((self.observables(x, mask) - self.centre) / self.spread)]
         if self.weight is not None:
             k = self.weight[0]
             order = x[..., k].detach().masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True)
-            leading = order[:, : int(mask.sum(1).min())]
-            found.append(x.gather(1, leading[..., None].expand(-1, -1, x.shape[-1])).flatten(1))
-        return torch.cat(found, dim=1)
+            leading = order[:, : self.leading, None].expand(-1, -1, x.shape[-1])
+            there = x.gather(1, leading)
+            found.append(nn.functional.pad(there, (0, 0, 0, self.leading - there.shape[1])).flatten(1))
+        return torch.cat([*found, clouds.cond], dim=1)

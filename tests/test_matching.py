@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ POINTS = (
 def clouds(n: int, seed: int) -> CloudBatch:
     mask = torch.arange(6) < torch.randint(3, 7, (n, 1), generator=seeded(seed))
     x = torch.randn(n, 6, 3, dtype=torch.float64, generator=seeded(seed + 1)) * mask[..., None]
-    return CloudBatch(x, mask, torch.zeros(n, 0))
+    return CloudBatch(x, mask, torch.randn(n, 2, dtype=torch.float64, generator=seeded(seed + 2)))
 
 
 def absolute(mean: float, std: float) -> float:
@@ -102,12 +103,12 @@ def test_polynomials_are_sums_over_pairs_and_triples() -> None:
 def test_it_is_zero_of_a_sample_and_itself_and_does_not_see_the_order_of_points() -> None:
     batch = clouds(50, 7)
     about = Matching.of(POINTS, batch)
-    assert abs(float(about.distance(batch.x, batch.x, batch.mask))) < 1e-12
-    features = about(batch.x, batch.mask)
-    # Four polynomials of each of four exponents; three leading points are in all clouds, with three features each.
-    assert features.shape == (50, 44 + 16 + 9)
+    assert abs(float(about.distance(batch, batch))) < 1e-12
+    features = about(batch)
+    # Four polynomials of each of four exponents; three leading points are in all clouds, with three features each; two conditions.
+    assert features.shape == (50, 44 + 16 + 9 + 2)
     order = torch.randperm(6, generator=seeded(1))
-    torch.testing.assert_close(about(batch.x[:, order], batch.mask[:, order]), features)
+    torch.testing.assert_close(about(CloudBatch(batch.x[:, order], batch.mask[:, order], batch.cond)), features)
 
 
 def test_its_gradient_moves_a_narrow_sample_apart() -> None:
@@ -115,7 +116,7 @@ def test_its_gradient_moves_a_narrow_sample_apart() -> None:
     batch = clouds(400, 11)
     about = Matching.of(POINTS, batch)
     scale = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
-    about.distance(scale * batch.x, batch.x, batch.mask).backward()
+    about.distance(replace(batch, x=scale * batch.x), batch).backward()
     assert float(scale.grad) < 0
 
 
@@ -124,4 +125,29 @@ def test_without_a_weight_all_points_count_alike() -> None:
     batch = clouds(5, 3)
     about = Matching.of(points, batch)
     # 3, 6, 10 and 15 products of degree 1 to 4 of three coordinates.
-    assert about(batch.x, batch.mask).shape == (5, 34)
+    assert about(batch).shape == (5, 34 + 2)
+
+
+def test_points_that_a_cloud_lacks_count_as_zero() -> None:
+    """Batches are padded to their own largest cloud: what a cloud is compared by must not depend on what is beside it."""
+    batch = clouds(50, 7)
+    about = replace(Matching.of(POINTS, batch), leading=5)
+    counts = batch.mask.sum(1)
+    few = CloudBatch(batch.x[counts == 3][:, :3], batch.mask[counts == 3][:, :3], batch.cond[counts == 3])
+    torch.testing.assert_close(about(few), about(batch)[counts == 3])
+    last = about(few)[:, 44 + 16 : -2].reshape(-1, 5, 3)
+    assert (last[:, 3:] == 0).all()
+    weights = last[:, :3, 2]
+    torch.testing.assert_close(weights, few.x[..., 2].sort(dim=1, descending=True).values)
+
+
+def test_clouds_that_are_right_only_for_other_conditions_are_told_apart() -> None:
+    """The observables of both samples are alike, and so are their conditions; but not the two together."""
+    x = torch.randn(600, 4, 1, dtype=torch.float64, generator=seeded(3))
+    cond = 5 * x.mean(dim=1)
+    true = CloudBatch(x, torch.ones(600, 4, dtype=torch.bool), cond)
+    other = CloudBatch(*(v[:300] for v in (true.x, true.mask, true.cond)))
+    rest = CloudBatch(*(v[300:] for v in (true.x, true.mask, true.cond)))
+    about = Matching.of((Scale("x", "standard", 0.0, 1.0),), true)
+    right, wrong = about.distance(other, rest), about.distance(replace(other, cond=other.cond.flip(0)), rest)
+    assert float(wrong) > 10 * abs(float(right))
