@@ -327,7 +327,7 @@ runs[["tags.mlflow.runName", "status", "params.net.hidden", "params.training.ste
 #
 # Next:
 #
-# - `pcdiff train configs/gluon30.yaml`: more jets, a longer run; `pcdiff data make jets` makes the jets.
+# - `pcdiff train configs/gluon30_teacher.yaml`: more jets, a longer run; `pcdiff data make jets` makes the jets.
 # - Other evaluations a step: `generator.sample(3000, seed=7, steps=50)`, or `sampler="unipc"`; which of the differences above are the sampler's?
 # - [Compare observables](compare_observables.ipynb): substructure, what each metric sees, observables of your own.
 # - [Your own ROOT file](your_own_root_file.ipynb), and [reweighting](reweight_and_classify.ipynb) what is left of the differences.

@@ -31,20 +31,15 @@ from pcdiff.diffusion import Denoiser
 from pcdiff.diffusion.losses import passing
 from pcdiff.errors import ConfigError, DataError
 from pcdiff.generator import Generator
-from pcdiff.io import read
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.matching import Matching
 from pcdiff.pairs import kept_times, make_pairs, read_pairs, states_of
-from pcdiff.resources import find
 from pcdiff.run import describe_run, locked
 from pcdiff.seeds import Purpose, word
 from pcdiff.training import Task, fit
 from pcdiff.transforms import Encoded
 
 __all__ = ["distill"]
-
-# True clouds that the observables of matching are standardised by.
-_MEASURED = 4096
 
 
 def distill(config: DistillConfig | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -80,20 +75,12 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
     fingerprint = {"teacher": _fingerprint(teacher, chosen)}
     if start is not None:
         fingerprint["start"] = start.provenance["files"]["denoiser.safetensors"]
-    truth = None
-    if config.truth:
-        clouds = read([find(name) for name in config.truth])
-        try:
-            truth = teacher.transform.encode(clouds)
-        except DataError as error:
-            raise ConfigError(f"{config.name}: truth does not fit the teacher: {error}") from error
-        fingerprint["truth"] = clouds.fingerprint()
     with locked(run):
         describe_run(run, config, fingerprint, resume=resume)
         train, validation = _pairs(run, config, teacher, chosen, kept, device, shown=progress)
         model = _student(config, teacher, start, settings).to(device)
         origin = {"teacher": teacher.origin} | ({} if start is None else {"start": start.origin})
-        task = _task(config, teacher, chosen, kept, settings, train, validation, truth, origin, device)
+        task = _task(config, teacher, chosen, kept, settings, train, validation, origin, device)
         fit(run, config, model, task, device, progress=progress)
     return run
 
@@ -152,36 +139,26 @@ def _task(
     settings: Settings,
     train: Encoded,
     validation: Encoded,
-    truth: Encoded | None,
     origin: Mapping[str, Any],
     device: torch.device,
 ) -> Task:
-    """What the student learns: to land on the trajectories, and to make clouds such as the true ones."""
+    """What the student learns: to land on the trajectories."""
     width, grid = len(teacher.transform.points), teacher.grid(chosen)[list(kept)]
 
     loader, held = (Loader(clouds, config.training.points_per_batch, config.seed) for clouds in (train, validation))
-    ends = Encoded(validation.points[:, -width:], validation.offsets, validation.cond)
-    known = ends if truth is None else truth
-    apart = None
-    if config.matching:
-        sample = np.linspace(0, len(known) - 1, min(len(known), _MEASURED), dtype=np.int64)
-        apart = Matching.of(teacher.transform.points, batch_of(known, sample)).to(device)
+    apart = _matching(teacher, validation, width).to(device) if config.matching else None
 
-    def losses(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
+    def losses(model: Denoiser, batch: CloudBatch, _: torch.Generator | None = None) -> Tensor:
         states = states_of(batch.x, width)
         found, end = passing(model, states, grid, batch.mask, batch.cond)
         if apart is not None and len(batch) > 1:
-            true = replace(batch, x=states[-1])
-            if truth is not None:
-                true = batch_of(truth, torch.randint(len(truth), (len(batch),), generator=rng).numpy()).to(device)
             # The same for each cloud, so that the mean over the batch has it once.
-            found = found + config.matching * apart.distance(replace(batch, x=end), true)
+            found = found + config.matching * apart.distance(*(replace(batch, x=x) for x in (end, states[-1])))
         return found
 
     @torch.no_grad()
     def validate(ema: Denoiser) -> float:
-        rng = torch.Generator().manual_seed(word(config.seed, Purpose.VALIDATION, 0))
-        return sum(losses(ema, batch.to(device), rng).sum().item() for batch in held.epoch(0)) / len(validation)
+        return sum(losses(ema, batch.to(device)).sum().item() for batch in held.epoch(0)) / len(validation)
 
     def generator(ema: Denoiser, about: Mapping[str, Any]) -> Generator:
         grids = {config.steps: grid.tolist()}
@@ -189,11 +166,17 @@ def _task(
             ema, teacher.multiplicity, teacher.transform, settings, teacher.types, {**about, **origin}, grids
         )
 
-    def taught() -> PointClouds:
+    def truth() -> PointClouds:
         own, n = word(config.seed, Purpose.PAIRS, 2), config.training.compare
         return teacher.sample(n, seed=own, device=config.device, **chosen.model_dump())
 
-    return Task(loader, losses, validate, generator, taught, "distill")
+    return Task(loader, losses, validate, generator, truth, "distill")
+
+
+def _matching(teacher: Generator, clouds: Encoded, width: int) -> Matching:
+    """What the student's clouds are told from the teacher's by, on the scales of these trajectories."""
+    batch = batch_of(clouds, np.arange(len(clouds)))
+    return Matching.of(teacher.transform.points, replace(batch, x=states_of(batch.x, width)[-1]))
 
 
 def _student(config: DistillConfig, teacher: Generator, start: Generator | None, settings: Settings) -> Denoiser:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
-from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, Paths, TrackingConfig, TrainingConfig
-from pcdiff.config.section import Real, Section, Whole, mistake
+from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, TrackingConfig, TrainingConfig
+from pcdiff.config.section import Real, Section, Whole
 
 __all__ = ["DistillConfig", "PairsConfig", "RunConfig"]
 
@@ -62,24 +62,14 @@ class DistillConfig(Section):
     net: Net | None = None
     """The student's net; the teacher's, with its weights to begin from, when absent."""
     matching: Real = Field(default=0.0, ge=0)
-    """Weight of the energy distance between the student's clouds and true ones, beside the distance of each cloud to its own
-    trajectory; batches of some hundred clouds and more see it best."""
-    truth: Paths | None = None
-    """Files whose clouds are the true ones of `matching`: what the teacher learned from, with as many points as it makes. Found as data files
-    are; the teacher's own clouds when absent."""
+    """Weight of the energy distance between the student's clouds and the teacher's, beside the distance of each cloud to its own
+    trajectory; batches of some hundred clouds see it best."""
     optim: OptimConfig = OptimConfig()
     """The optimiser."""
     training: TrainingConfig = TrainingConfig()
     """Length, batches, and what is written when; the comparison at the end is with clouds of the teacher."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is mirrored to."""
-
-    @field_validator("truth")
-    @classmethod
-    def _of_matching(cls, truth: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if truth is not None and not info.data.get("matching", 1):
-            raise mistake(list(truth), "this key with matching above 0 only")
-        return truth
 
 
 RunConfig = Config | DistillConfig
