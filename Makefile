@@ -43,8 +43,9 @@ data/gluon30_test.hdf5: JETS = -n 100000 --seed 23
 data/gluon30_%.hdf5: | $(VENV)/installed-dev
 	$(BIN)/pcdiff data make jets --process g $(JETS) -o $@
 
+# Side by side; each process begins with a row of tests of its own, so that what they share is made once, and takes over from others what they have left.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
