@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,20 @@ from pcdiff.diffusion import Denoiser
 from pcdiff.diffusion.losses import passing
 from pcdiff.errors import ConfigError, DataError
 from pcdiff.generator import Generator
+from pcdiff.io import read
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.matching import Matching
 from pcdiff.pairs import kept_times, make_pairs, read_pairs, states_of
+from pcdiff.resources import find
 from pcdiff.run import describe_run, locked
 from pcdiff.seeds import Purpose, word
 from pcdiff.training import Task, fit
 from pcdiff.transforms import Encoded
 
 __all__ = ["distill"]
+
+# Clouds whose observables are computed at a time.
+_PIECE = 1024
 
 
 def distill(config: DistillConfig | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -75,12 +80,20 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
     fingerprint = {"teacher": _fingerprint(teacher, chosen)}
     if start is not None:
         fingerprint["start"] = start.provenance["files"]["denoiser.safetensors"]
+    truth = None
+    if config.truth is not None:
+        clouds = read([find(name) for name in config.truth])
+        try:
+            truth = teacher.transform.encode(clouds)
+        except DataError as error:
+            raise ConfigError(f"{config.name}: truth does not fit the teacher: {error}") from error
+        fingerprint["truth"] = clouds.fingerprint()
     with locked(run):
         describe_run(run, config, fingerprint, resume=resume)
         train, validation = _pairs(run, config, teacher, chosen, kept, device, shown=progress)
         model = _student(config, teacher, start, settings).to(device)
         origin = {"teacher": teacher.origin} | ({} if start is None else {"start": start.origin})
-        task = _task(config, teacher, chosen, kept, settings, train, validation, origin, device)
+        task = _task(config, teacher, chosen, kept, settings, train, validation, truth, origin, device)
         fit(run, config, model, task, device, progress=progress)
     return run
 
@@ -139,6 +152,7 @@ def _task(
     settings: Settings,
     train: Encoded,
     validation: Encoded,
+    truth: Encoded | None,
     origin: Mapping[str, Any],
     device: torch.device,
 ) -> Task:
@@ -147,13 +161,18 @@ def _task(
 
     loader, held = (Loader(clouds, config.training.points_per_batch, config.seed) for clouds in (train, validation))
     apart = _matching(teacher, validation, width).to(device) if config.matching else None
+    mended = None
+    if apart is not None and truth is not None:
+        mended = apart.potential(_pieces(truth, device)), apart.potential(_pieces(_ends(train, width), device))
 
     def losses(model: Denoiser, batch: CloudBatch, _: torch.Generator | None = None) -> Tensor:
         states = states_of(batch.x, width)
         found, end = passing(model, states, grid, batch.mask, batch.cond)
         if apart is not None and len(batch) > 1:
             # The same for each cloud, so that the mean over the batch has it once.
-            found = found + config.matching * apart.distance(*(replace(batch, x=x) for x in (end, states[-1])))
+            found = found + config.matching * apart.distance(
+                replace(batch, x=end), replace(batch, x=states[-1]), mended
+            )
         return found
 
     @torch.no_grad()
@@ -166,17 +185,27 @@ def _task(
             ema, teacher.multiplicity, teacher.transform, settings, teacher.types, {**about, **origin}, grids
         )
 
-    def truth() -> PointClouds:
+    def taught() -> PointClouds:
         own, n = word(config.seed, Purpose.PAIRS, 2), config.training.compare
         return teacher.sample(n, seed=own, device=config.device, **chosen.model_dump())
 
-    return Task(loader, losses, validate, generator, truth, "distill")
+    return Task(loader, losses, validate, generator, taught, "distill")
 
 
 def _matching(teacher: Generator, clouds: Encoded, width: int) -> Matching:
-    """What the student's clouds are told from the teacher's by, on the scales of these trajectories."""
-    batch = batch_of(clouds, np.arange(len(clouds)))
-    return Matching.of(teacher.transform.points, replace(batch, x=states_of(batch.x, width)[-1]))
+    """What the student's clouds are told from others by, on the scales of these trajectories."""
+    return Matching.of(teacher.transform.points, batch_of(_ends(clouds, width), np.arange(len(clouds))))
+
+
+def _ends(clouds: Encoded, width: int) -> Encoded:
+    """Where trajectories end."""
+    return replace(clouds, points=clouds.points[:, -width:])
+
+
+def _pieces(clouds: Encoded, device: torch.device) -> Iterator[CloudBatch]:
+    """All clouds, some at a time."""
+    for start in range(0, len(clouds), _PIECE):
+        yield batch_of(clouds, np.arange(start, min(start + _PIECE, len(clouds)))).to(device)
 
 
 def _student(config: DistillConfig, teacher: Generator, start: Generator | None, settings: Settings) -> Denoiser:

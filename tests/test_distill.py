@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import special
 from torch import Tensor, nn
 
+import pcdiff
 from pcdiff import pairs, training
 from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.cli import main
@@ -34,7 +36,7 @@ from pcdiff.diffusion.samplers import Levels
 from pcdiff.distill import distill
 from pcdiff.errors import ConfigError, DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
-from pcdiff.loader import CloudBatch
+from pcdiff.loader import CloudBatch, batch_of
 from pcdiff.matching import Matching
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.seeds import Purpose, word
@@ -277,6 +279,40 @@ def test_matching_widens_what_a_short_distillation_left_too_narrow(teacher: Path
         about_clouds = Matching.of(taught.transform.points, true)
         found[weight] = float(about_clouds.distance(replace(true, x=made), true))
     assert found[3.0] < 0.9 * found[0.0]
+
+
+def test_matching_goes_to_the_truth_where_the_teacher_misses_it(teacher: Path, tmp_path: Path) -> None:
+    """The trajectories are of a teacher of normal data, the true clouds another generator's: the student comes nearer to them."""
+    other = generator(trained=False)
+    other.save(tmp_path / "teacher")
+    truth = Generator.load(teacher).sample(3000, seed=3)
+    pcdiff.write(truth, tmp_path / "truth.hdf5")
+    fresh = Generator.load(teacher).sample(1000, seed=4)
+    about = {"steps": 150, "points_per_batch": 1500, "validate_every": 150, "checkpoint_every": 150, "compare": 0}
+    changes = {"steps": 1, "training": about, "matching": 3.0, "truth": str(tmp_path / "truth.hdf5")}
+    run = distill(config(tmp_path / "teacher", tmp_path / "run", **changes), progress=False)
+    transform = other.transform
+    true = batch_of(transform.encode(fresh), np.arange(1000))
+    measured = Matching.of(transform.points, true)
+    taught, made = (
+        float(measured.distance(batch_of(transform.encode(one.sample(1000, seed=5)), np.arange(1000)), true))
+        for one in (other, Generator.load(run))
+    )
+    assert made < 0.5 * taught
+    described = json.loads((run / "run.json").read_text())
+    assert described["data_fingerprint"]["truth"] == truth.fingerprint()
+
+
+def test_a_truth_that_nothing_reads_or_that_does_not_fit_is_refused(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="matching above 0"):
+        config(teacher, tmp_path / "run", truth="true.hdf5")
+    with pytest.raises(DataError, match=r"nowhere\.hdf5"):
+        distill(config(teacher, tmp_path / "run", matching=1.0, truth="nowhere.hdf5"), progress=False)
+    with pytest.raises(ConfigError, match=r"fast: truth does not fit the teacher: .*etarel"):
+        distill(
+            config(teacher, tmp_path / "run", matching=1.0, truth="datasets/toys/spiral_test.parquet"), progress=False
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_comes_out_is_a_generator_of_few_evaluations(straight: Path, teacher: Path) -> None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from pcdiff.loader import CloudBatch
-from pcdiff.matching import Matching, energy_distance
+from pcdiff.matching import Matching, Potential, energy_distance
 from pcdiff.transforms import Scale
 
 from .diffusion.exact import seeded
@@ -59,6 +60,48 @@ def test_it_has_no_bias_between_samples_of_one_distribution(related: bool) -> No
         found.append(energy_distance(x, y))
     values = torch.stack(found)
     assert abs(float(values.mean())) < 4 * float(values.std()) / 10
+
+
+def test_a_potential_is_the_mean_distance_to_its_sample() -> None:
+    """And so is its slope; for x within the sample, beyond it, and on one of its values, where the slope jumps, its mean."""
+    sample = torch.randn(501, 3, dtype=torch.float64, generator=seeded(1))
+    x = torch.cat([torch.randn(40, 3, dtype=torch.float64, generator=seeded(2)), torch.tensor([[-9.0, 0.0, 9.0]])])
+    x.requires_grad_()
+    found, exact = Potential.of(sample)(x), (x[:, None] - sample).abs().mean(1)
+    torch.testing.assert_close(found, exact)
+    slopes = [torch.autograd.grad(values.sum(), x)[0] for values in (found, exact)]
+    torch.testing.assert_close(*slopes)
+    torch.testing.assert_close(Potential.of(sample)(sample), (sample[:, None] - sample).abs().mean(1))
+
+
+def test_a_mended_distance_is_least_at_the_truth() -> None:
+    """A student that equals its teacher, which is off the truth by a shift: the slope along shifts of the student is zero where it meets
+    the truth and not where it meets the teacher; 4 standard errors of 40 batches.
+    """
+    large, true = (torch.randn(n, 1, 1, dtype=torch.float64, generator=seeded(n)) for n in (40_000, 40_001))
+    shift = 0.3
+
+    def of(x: Tensor) -> CloudBatch:
+        return CloudBatch(x, torch.ones(len(x), 1, dtype=torch.bool), torch.zeros(len(x), 0))
+
+    about = Matching.of((Scale("x", "standard", 0.0, 1.0),), of(large))
+    mended = about.potential([of(true + shift)]), about.potential([of(large[:15_000]), of(large[15_000:])])
+
+    def slopes(at: float, mended: tuple[Potential, Potential] | None) -> Tensor:
+        found = []
+        for seed in range(40):
+            x = torch.randn(100, 1, 1, dtype=torch.float64, generator=seeded(seed))
+            moved = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+            about.distance(of(x + moved), of(x), mended).backward()
+            found.append(moved.grad)
+        return torch.stack(found)
+
+    def pull(values: Tensor) -> float:
+        return float(values.mean() / values.std()) * math.sqrt(len(values))
+
+    assert pull(slopes(0.0, mended)) < -20
+    assert abs(pull(slopes(shift, mended))) < 4
+    assert pull(slopes(shift, None)) > 20
 
 
 def test_moments_are_sums_over_the_points_that_are_there() -> None:

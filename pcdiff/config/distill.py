@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, TrackingConfig, TrainingConfig
-from pcdiff.config.section import Real, Section, Whole
+from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, Paths, TrackingConfig, TrainingConfig
+from pcdiff.config.section import Real, Section, Whole, mistake
 
 __all__ = ["DistillConfig", "PairsConfig", "RunConfig"]
 
@@ -64,12 +64,22 @@ class DistillConfig(Section):
     matching: Real = Field(default=0.0, ge=0)
     """Weight of the energy distance between the student's clouds and the teacher's, beside the distance of each cloud to its own
     trajectory; batches of some hundred clouds see it best."""
+    truth: Paths | None = None
+    """Files of true clouds, those that the teacher learned from, with as many points as it makes; found as data files are. With them `matching` is the
+    distance to the truth, one observable at a time."""
     optim: OptimConfig = OptimConfig()
     """The optimiser."""
     training: TrainingConfig = TrainingConfig()
     """Length, batches, and what is written when; the comparison at the end is with clouds of the teacher."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is mirrored to."""
+
+    @field_validator("truth")
+    @classmethod
+    def _of_matching(cls, truth: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if truth is not None and not info.data.get("matching", 1):
+            raise mistake(list(truth), "this key with matching above 0 only")
+        return truth
 
 
 RunConfig = Config | DistillConfig

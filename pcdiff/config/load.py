@@ -242,7 +242,8 @@ def _beside(config: _Kind, folder: Path) -> _Kind:
 
     start = None if config.start is None else place(config.start)
     if isinstance(config, DistillConfig):
-        return config.model_copy(update={"teacher": place(config.teacher), "start": start})
+        truth = None if config.truth is None else tuple(map(place, config.truth))
+        return config.model_copy(update={"teacher": place(config.teacher), "start": start, "truth": truth})
     data = config.data
     paths = {"train": tuple(map(place, data.train)), "validation": tuple(map(place, data.validation))}
     return config.model_copy(update={"data": data.model_copy(update=paths), "start": start})

@@ -54,7 +54,7 @@ def _some(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_some)]
-_Paths = Annotated[
+Paths = Annotated[
     _Names,
     BeforeValidator(_listed),
     WithJsonSchema(
@@ -87,9 +87,9 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class DataConfig(Section):
-    train: _Paths
+    train: Paths
     """Files or globs to train on: a path, a path relative to this config file, or one that pcdiff ships."""
-    validation: _Paths
+    validation: Paths
     """Files or globs for the validation loss; found as those of `train` are."""
     format: str | None = None
     """Name of the file format; found from the file when absent."""
