@@ -63,7 +63,7 @@ def test_it_has_no_bias_between_samples_of_one_distribution(related: bool) -> No
 
 
 def test_a_potential_is_the_mean_distance_to_its_sample() -> None:
-    """And so is its slope; for x within the sample, beyond it, and on one of its values, where the slope jumps, its mean."""
+    """And its slope is that of the mean; for x within the sample and beyond it. On its own values, where the slope jumps, the distance agrees."""
     sample = torch.randn(501, 3, dtype=torch.float64, generator=seeded(1))
     x = torch.cat([torch.randn(40, 3, dtype=torch.float64, generator=seeded(2)), torch.tensor([[-9.0, 0.0, 9.0]])])
     x.requires_grad_()
