@@ -5,9 +5,9 @@ denoiser on the same schedule, learns to land there by as many steps of DDIM (:f
 is knowledge distillation (arXiv 2101.02388), or the reflow of Flow Straight and Fast (arXiv 2209.03003). What a student cannot follow cloud by
 cloud it can still get right as a distribution: see :mod:`pcdiff.matching`.
 
-What comes out is a :class:`~pcdiff.generator.Generator` like any other, whose default sampler is ``ddim`` of order 1 on a grid of its own. The
-number of points, the cloud features and all scales are the teacher's. The run folder is that of a training, with the trajectories in
-RUN/pairs besides.
+What comes out is a :class:`~pcdiff.generator.Generator` like any other, whose default sampler is ``ddim`` of order 1 on a grid of its own. All
+scales are the teacher's, and so is the model of the number of points and the cloud features, unless a slimmer one is fitted to what it draws. The
+run folder is that of a training, with the trajectories in RUN/pairs besides.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -34,10 +35,12 @@ from pcdiff.generator import Generator
 from pcdiff.io import read
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.matching import Matching
+from pcdiff.multiplicity import Multiplicity
 from pcdiff.pairs import kept_times, make_pairs, read_pairs, states_of
 from pcdiff.resources import find
 from pcdiff.run import describe_run, locked
 from pcdiff.seeds import Purpose, word
+from pcdiff.starting import fit_multiplicity, functions_of, load_start
 from pcdiff.training import Task, fit
 from pcdiff.transforms import Encoded
 
@@ -45,6 +48,8 @@ __all__ = ["distill"]
 
 # Clouds whose observables are computed at a time.
 _PIECE = 1024
+# Draws of the teacher's multiplicity model that a slimmer one is fitted to.
+_DRAWN = 1 << 18
 
 
 def distill(config: DistillConfig | str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -68,15 +73,14 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
     run = Path(config.output or f"runs/{config.name}")
     device = pick_device(config.device)
     teacher = Generator.load(config.teacher)
-    start = None if config.start is None else Generator.load(config.start)
     try:
         chosen = teacher.choose(**config.sampling.model_dump())
         kept = kept_times(chosen, config.steps)
     except DataError as error:
         raise ConfigError(f"{config.name}: sampling of the teacher: {error}") from error
     settings = _settings(config, teacher.settings)
-    if start is not None and start.settings.net != settings.net:
-        raise ConfigError(f"{config.name}: start: {config.start} has net {start.settings.net}, expected {settings.net}")
+    functions = functions_of(teacher.transform.points), functions_of(teacher.transform.clouds)
+    start = None if config.start is None else load_start(config.start, config.name, settings, *functions)
     fingerprint = {"teacher": _fingerprint(teacher, chosen)}
     if start is not None:
         fingerprint["start"] = start.provenance["files"]["denoiser.safetensors"]
@@ -90,26 +94,40 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
         fingerprint["truth"] = clouds.fingerprint()
     with locked(run):
         describe_run(run, config, fingerprint, resume=resume)
-        train, validation = _pairs(run, config, teacher, chosen, kept, device, shown=progress)
-        model = _student(config, teacher, start, settings).to(device)
+        given = _Given(config, teacher, chosen, kept, settings, device)
+        train, validation = _pairs(run, given, shown=progress)
+        multiplicity = _multiplicity(run, given, start, shown=progress)
+        model = _student(given, start).to(device)
         origin = {"teacher": teacher.origin} | ({} if start is None else {"start": start.origin})
-        task = _task(config, teacher, chosen, kept, settings, train, validation, truth, origin, device)
+        task = _task(given, multiplicity, train, validation, truth, origin)
         fit(run, config, model, task, device, progress=progress)
     return run
 
 
-def _pairs(
-    run: Path,
-    config: DistillConfig,
-    teacher: Generator,
-    chosen: SamplingConfig,
-    kept: tuple[int, ...],
-    device: torch.device,
-    *,
-    shown: bool,
-) -> tuple[Encoded, Encoded]:
+@dataclass(frozen=True)
+class _Given:
+    """What is decided before anything is computed.
+
+    Attributes:
+        config: the distillation.
+        teacher: the generator to learn from.
+        chosen: how it is sampled.
+        kept: the times of its grid that the student knows.
+        settings: the student's.
+        device: where both run.
+    """
+
+    config: DistillConfig
+    teacher: Generator
+    chosen: SamplingConfig
+    kept: tuple[int, ...]
+    settings: Settings
+    device: torch.device
+
+
+def _pairs(run: Path, given: _Given, *, shown: bool) -> tuple[Encoded, Encoded]:
     """The trajectories to learn from and those to validate with, made where the run does not have them."""
-    folder = run / "pairs"
+    folder, config = run / "pairs", given.config
     for left in folder.glob(".*.tmp.*"):
         left.unlink()
     columns = (TextColumn("trajectories"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"))
@@ -118,14 +136,14 @@ def _pairs(
         task = bar.add_task("", total=sum(sizes.values()))
         for i, (name, n) in enumerate(sizes.items()):
             make_pairs(
-                teacher,
+                given.teacher,
                 folder,
                 name,
                 n,
                 seed=word(config.seed, Purpose.PAIRS, i),
-                chosen=chosen,
-                kept=kept,
-                device=device,
+                chosen=given.chosen,
+                kept=given.kept,
+                device=given.device,
                 progress=lambda clouds: bar.advance(task, clouds),
             )
     train, validation = (read_pairs(folder, name, n) for name, n in sizes.items())
@@ -133,10 +151,11 @@ def _pairs(
 
 
 def _settings(config: DistillConfig, teacher: Settings) -> Settings:
-    """The student's: the teacher's but for the net and the sampler; it never sees hidden conditions, and is not guided."""
+    """The student's: the teacher's but for the two models and the sampler; it never sees hidden conditions, and is not guided."""
     return replace(
         teacher,
         net=config.net or teacher.net,
+        multiplicity=config.multiplicity or teacher.multiplicity,
         sampling=SamplingConfig(
             sampler="ddim", order=1, steps=config.steps, grid="fitted", precision=teacher.sampling.precision
         ),
@@ -144,20 +163,37 @@ def _settings(config: DistillConfig, teacher: Settings) -> Settings:
     )
 
 
+def _multiplicity(run: Path, given: _Given, start: Generator | None, *, shown: bool) -> Multiplicity:
+    """The teacher's where it is of that kind, or that of a start which learned from the same teacher, or a fitted one."""
+    config, teacher = given.settings.multiplicity, given.teacher
+    if teacher.settings.multiplicity == config:
+        return teacher.multiplicity
+    if (
+        start is not None
+        and start.settings.multiplicity == config
+        and start.provenance.get("teacher") == json.loads(json.dumps(teacher.origin))
+    ):
+        return start.multiplicity
+
+    def draw() -> tuple[npt.NDArray[np.int64], npt.NDArray[Any], npt.NDArray[np.int64]]:
+        drawn = teacher.conditions(0, _DRAWN, word(given.config.seed, Purpose.PAIRS, 3))
+        features = [drawn.features[scale.name] for scale in teacher.transform.clouds]
+        return drawn.counts, np.reshape(features, (len(features), _DRAWN)).T, drawn.types
+
+    return fit_multiplicity(run, config, draw, len(teacher.transform.types), given.config.seed, shown=shown)
+
+
 def _task(
-    config: DistillConfig,
-    teacher: Generator,
-    chosen: SamplingConfig,
-    kept: tuple[int, ...],
-    settings: Settings,
+    given: _Given,
+    multiplicity: Multiplicity,
     train: Encoded,
     validation: Encoded,
     truth: Encoded | None,
     origin: Mapping[str, Any],
-    device: torch.device,
 ) -> Task:
     """What the student learns: to land on the trajectories."""
-    width, grid = len(teacher.transform.points), teacher.grid(chosen)[list(kept)]
+    config, teacher, settings, device = given.config, given.teacher, given.settings, given.device
+    width, grid = len(teacher.transform.points), teacher.grid(given.chosen)[list(given.kept)]
 
     loader, held = (Loader(clouds, config.training.points_per_batch, config.seed) for clouds in (train, validation))
     apart = _matching(teacher, validation, width).to(device) if config.matching else None
@@ -181,13 +217,11 @@ def _task(
 
     def generator(ema: Denoiser, about: Mapping[str, Any]) -> Generator:
         grids = {config.steps: grid.tolist()}
-        return Generator(
-            ema, teacher.multiplicity, teacher.transform, settings, teacher.types, {**about, **origin}, grids
-        )
+        return Generator(ema, multiplicity, teacher.transform, settings, teacher.types, {**about, **origin}, grids)
 
     def taught() -> PointClouds:
         own, n = word(config.seed, Purpose.PAIRS, 2), config.training.compare
-        return teacher.sample(n, seed=own, device=config.device, **chosen.model_dump())
+        return teacher.sample(n, seed=own, device=config.device, **given.chosen.model_dump())
 
     return Task(loader, losses, validate, generator, taught, "distill")
 
@@ -208,11 +242,12 @@ def _pieces(clouds: Encoded, device: torch.device) -> Iterator[CloudBatch]:
         yield batch_of(clouds, np.arange(start, min(start + _PIECE, len(clouds)))).to(device)
 
 
-def _student(config: DistillConfig, teacher: Generator, start: Generator | None, settings: Settings) -> Denoiser:
+def _student(given: _Given, start: Generator | None) -> Denoiser:
     """The student before it has learned: its start, or the teacher itself, or another net on the teacher's schedule."""
+    config, teacher = given.config, given.teacher
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(word(config.seed, Purpose.WEIGHTS))
-        student = build_denoiser(settings, teacher.transform)
+        student = build_denoiser(given.settings, teacher.transform)
     source = teacher if start is None and config.net is None else start
     if source is not None:
         load_denoiser(student, weights_of(source.denoiser))

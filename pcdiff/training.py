@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from pcdiff import checkpoint
@@ -39,11 +38,12 @@ from pcdiff.files import read_json
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.loop import StepBar, stop_requests
-from pcdiff.multiplicity import Multiplicity, build_multiplicity
+from pcdiff.multiplicity import Multiplicity
 from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.precision import computing, pick_precision
 from pcdiff.run import Metrics, describe_run, locked
 from pcdiff.seeds import Purpose, word
+from pcdiff.starting import fit_multiplicity, load_start
 from pcdiff.tracking import Mirror
 from pcdiff.training_data import TrainingData
 from pcdiff.transforms import Transform
@@ -108,7 +108,8 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         settings.choose({})
     except DataError as error:
         raise ConfigError(f"{config.name}: the default sampler of the config does not fit: {error}") from error
-    start = None if config.start is None else _start(config, config.start, settings)
+    functions = list(config.features.points.items()), list(config.features.clouds.items())
+    start = None if config.start is None else load_start(config.start, config.name, settings, *functions)
     data = TrainingData.load(config, None if start is None else start.transform)
     fingerprint = data.fingerprint | (
         {} if start is None else {"start": start.provenance["files"]["denoiser.safetensors"]}
@@ -117,32 +118,6 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         describe_run(run, config, fingerprint, resume=resume)
         _train(run, config, settings, data, start, device, progress=progress)
     return run
-
-
-def _start(config: Config, name: str, settings: Settings) -> Generator:
-    """The generator that training begins from.
-
-    Raises:
-        ModelError: there is none.
-        ConfigError: it has another net, schedule or features than the config.
-    """
-    start = Generator.load(name)
-    points, clouds = (
-        [(scale.name, scale.function) for scale in scales]
-        for scales in (start.transform.points, start.transform.clouds)
-    )
-    compared: tuple[tuple[str, object, object], ...] = (
-        ("net", settings.net, start.settings.net),
-        ("schedule", settings.schedule, start.settings.schedule),
-        ("denoiser", settings.denoiser, start.settings.denoiser),
-        # The order of the features is that of the net's inputs.
-        ("features.points", list(config.features.points.items()), points),
-        ("features.clouds", list(config.features.clouds.items()), clouds),
-    )
-    for key, ours, theirs in compared:
-        if ours != theirs:
-            raise ConfigError(f"{config.name}: start: {name} has {key} {theirs}, expected that of the config: {ours}")
-    return start
 
 
 def _train(
@@ -156,7 +131,7 @@ def _train(
     progress: bool,
 ) -> None:
     """The run, from its newest checkpoint or from the beginning."""
-    multiplicity = _fit_multiplicity(run, config, data, start, shown=progress)
+    multiplicity = _multiplicity(run, config, data, start, shown=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(word(config.seed, Purpose.WEIGHTS))
         model = build_denoiser(settings, data.transform).to(device)
@@ -402,23 +377,19 @@ def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBa
         counters.batch = 0
 
 
-def _fit_multiplicity(
+def _multiplicity(
     run: Path, config: Config, data: TrainingData, start: Generator | None, *, shown: bool
 ) -> Multiplicity:
-    """The multiplicity model: the run's own, or that of a start which learned from the same clouds, or else fitted."""
-    if (run / "generator").is_dir():
-        return Generator.load(run).multiplicity
+    """That of a start which learned from the same clouds, or a fitted one."""
     if start is not None and start.settings.multiplicity == config.multiplicity:
         before = start.provenance.get("data_fingerprint", {})
         if before.get("train") == data.fingerprint["train"]:
             return start.multiplicity
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(word(config.seed, Purpose.MULTIPLICITY))
-        model = build_multiplicity(config.multiplicity, data.features.shape[1], max(1, len(data.transform.types)))
-        columns = (TextColumn("multiplicity"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"))
-        with Progress(*columns, TimeRemainingColumn(), expand=True, disable=not shown) as bar:
-            task = bar.add_task("", total=config.multiplicity.steps, visible=config.multiplicity.kind == "flow")
-            model.fit(
-                data.train.counts, data.features, data.type_index, config.seed, progress=lambda: bar.advance(task)
-            )
-    return model
+    return fit_multiplicity(
+        run,
+        config.multiplicity,
+        lambda: (data.train.counts, data.features, data.type_index),
+        len(data.transform.types),
+        config.seed,
+        shown=shown,
+    )

@@ -142,6 +142,11 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ({"net": "epic"}, "net: found 'epic', expected keys below it such as kind: epic"),
         ({"net": {"kind": "epick"}}, "net.kind: found 'epick', expected 'epic', 'transformer', 'graph'"),
         ({"net": {"value_size": 8}}, "net.value_size: found 8, expected this key with net.heads above 0 only"),
+        ({"net": {"attending": [0]}}, "net.attending: found [0], expected this key with net.heads above 0 only"),
+        (
+            {"net": {"heads": 1, "attending": [0, 4]}},
+            "net.attending: found [0, 4], expected numbers of layers, from 0 to 3",
+        ),
         ({"net": {"kind": "transformer", "heads": 3}}, "net.heads: found 3, expected a divisor of net.hidden = 128"),
         ({"net": {"neighbours": 4}}, "net.neighbours: unknown key"),
         (

@@ -15,6 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from scipy import special
+from scipy.stats import ks_2samp, spearmanr
 from torch import Tensor, nn
 
 import pcdiff
@@ -259,6 +260,29 @@ def test_a_start_gives_the_first_weights(straight: Path, teacher: Path, tmp_path
     assert Generator.load(run).provenance["start"]["name"] == "fast"
     with pytest.raises(ConfigError, match=r"start: .* has net .*hidden=32.*expected .*hidden=8"):
         distill(config(teacher, tmp_path / "other", net={"hidden": 8}, **changes), progress=False)
+
+
+def test_a_slimmer_multiplicity_model_draws_what_the_teacher_draws(teacher: Path, tmp_path: Path) -> None:
+    """The teacher has a table of 300 rows; the flow that learns from its draws has the same marginals, and the rank correlations."""
+    slim = {"kind": "flow", "layers": 1, "hidden": 32, "steps": 1500}
+    run = distill(config(teacher, tmp_path / "run", multiplicity=slim), progress=False)
+    student, taught = Generator.load(run), Generator.load(teacher)
+    assert student.settings.multiplicity.kind == "flow"
+    assert student.settings.multiplicity.layers == 1
+    n = 20_000
+    drawn, true = (one.conditions(0, n, 31) for one in (student, taught))
+    assert ks_2samp(drawn.counts, true.counts).statistic < 0.03
+    for name in CLOUDS:
+        assert ks_2samp(drawn.features[name], true.features[name]).statistic < 0.03
+        found, expected = (spearmanr(one.features[name], one.counts).statistic for one in (drawn, true))
+        # Of a table of 300 rows, in which a smooth density need not follow each.
+        assert found == pytest.approx(expected, abs=0.06)
+    # A run that begins from this one, of the same teacher, does not fit it anew.
+    after = {"start": str(run), "optim": {"lr": 1e-30}, "seed": 6, "multiplicity": slim}
+    again = distill(config(teacher, tmp_path / "again", **after), progress=False)
+    assert (again / "generator" / "multiplicity.safetensors").read_bytes() == (
+        run / "generator" / "multiplicity.safetensors"
+    ).read_bytes()
 
 
 def test_matching_widens_what_a_short_distillation_left_too_narrow(teacher: Path, tmp_path: Path) -> None:

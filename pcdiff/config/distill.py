@@ -6,7 +6,17 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pcdiff.config.models import Config, Device, Name, Net, OptimConfig, Paths, TrackingConfig, TrainingConfig
+from pcdiff.config.models import (
+    Config,
+    Device,
+    MultiplicityConfig,
+    Name,
+    Net,
+    OptimConfig,
+    Paths,
+    TrackingConfig,
+    TrainingConfig,
+)
 from pcdiff.config.section import Real, Section, Whole, mistake
 
 __all__ = ["DistillConfig", "PairsConfig", "RunConfig"]
@@ -61,6 +71,9 @@ class DistillConfig(Section):
     """How the teacher is sampled, by a sampler of the ODE; what is absent is as it is by default."""
     net: Net | None = None
     """The student's net; the teacher's, with its weights to begin from, when absent."""
+    multiplicity: MultiplicityConfig | None = None
+    """The student's model of the number of points and the cloud features, fitted to what the teacher's draws; the teacher's own when absent.
+    Beside a net of one evaluation it is not cheap."""
     matching: Real = Field(default=0.0, ge=0)
     """Weight of the energy distance between the student's clouds and the teacher's, beside the distance of each cloud to its own
     trajectory; batches of some hundred clouds see it best."""

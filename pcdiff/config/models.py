@@ -134,13 +134,23 @@ class EpicConfig(Section):
     """Attention heads in each layer, by which points also see each other directly; 0: none, as in the paper."""
     value_size: Whole | None = Field(default=None, ge=1)
     """Width of what a point shows to those that attend to it, one vector for all heads; all of its features when absent, which costs more."""
+    attending: tuple[Whole, ...] | None = None
+    """Which layers have the heads, the first being 0; all when absent. On a CPU attention is about half of what a layer costs."""
 
-    @field_validator("value_size")
+    @field_validator("value_size", "attending")
     @classmethod
-    def _of_attention(cls, value_size: int | None, info: ValidationInfo) -> int | None:
-        if value_size is not None and info.data.get("heads") == 0:
-            raise mistake(value_size, "this key with net.heads above 0 only")
-        return value_size
+    def _of_attention(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("heads") == 0:
+            raise mistake(list(value) if isinstance(value, tuple) else value, "this key with net.heads above 0 only")
+        return value
+
+    @field_validator("attending")
+    @classmethod
+    def _of_layers(cls, attending: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        layers = info.data.get("layers")
+        if attending is not None and layers is not None and not set(attending) <= set(range(layers)):
+            raise mistake(list(attending), f"numbers of layers, from 0 to {layers - 1}")
+        return attending
 
 
 class TransformerConfig(Section):

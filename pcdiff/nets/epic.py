@@ -38,8 +38,14 @@ class EpicNet(PointNet):
         self.heads = config.heads
         self.start = nn.Linear(self.context_size, config.global_size)
         self.layers = nn.ModuleList(
-            EpicLayer(config.hidden, config.global_size, self.context_size, config.heads, config.value_size)
-            for _ in range(config.layers)
+            EpicLayer(
+                config.hidden,
+                config.global_size,
+                self.context_size,
+                config.heads if config.attending is None or layer in config.attending else 0,
+                config.value_size,
+            )
+            for layer in range(config.layers)
         )
 
     def _points(self, x: Tensor, h: Tensor, mask: Tensor, context: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ CONFIGS = {
     "epic": EpicConfig(hidden=16, layers=2, global_size=4),
     "epic with attention": EpicConfig(hidden=16, layers=2, global_size=4, heads=2),
     "epic with narrow values": EpicConfig(hidden=16, layers=2, global_size=4, heads=2, value_size=6),
+    "epic with attention in one layer": EpicConfig(hidden=16, layers=2, global_size=4, heads=2, attending=(1,)),
     "transformer": TransformerConfig(hidden=16, layers=2, heads=2),
     "graph": GraphConfig(hidden=16, layers=2, neighbours=NEIGHBOURS),
 }
