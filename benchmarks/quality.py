@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from generators import load_all
-from quality_results import Store, judged, markdown, notes, tables
+from quality_results import GOALS, Store, judged, markdown, notes, tables
 from tables import README, console, show, update_readme
 
 import pcdiff
@@ -34,7 +34,7 @@ from pcdiff.evaluation.physics_distances import frechet_physics_distance
 from pcdiff.generator import Generator
 from pcdiff.physics import Measured, measure, observables
 from pcdiff.physics.jets import prime_columns
-from pcdiff.resources import find
+from pcdiff.resources import PRETRAINED, find, pretrained
 
 RESULTS = Path(__file__).with_name("results") / "quality.json"
 JETS, QUICK_JETS = 50_000, 600
@@ -228,7 +228,10 @@ def main() -> None:
     """Measure, print, store; fails where a limit that must be met is not."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "generators", nargs="*", help="runs, folders of generators, or names (default: all that come with pcdiff)"
+        "generators",
+        nargs="*",
+        default=list(GOALS),
+        help=f"runs, folders of generators, or names (default: {' '.join(GOALS)})",
     )
     parser.add_argument("--truth", required=True, help="file of true jets that no training saw")
     parser.add_argument("--reference", help="file of as many others (default: the next ones of --truth)")
@@ -247,7 +250,11 @@ def main() -> None:
         "--quick", action="store_true", help="a few jets, to see that it works: the numbers mean nothing"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="file for all numbers (default: %(default)s)")
-    parser.add_argument("--update-readme", action="store_true", help="put the tables into benchmarks/README.md")
+    parser.add_argument(
+        "--update-readme",
+        action="store_true",
+        help="put the tables into benchmarks/README.md, and those of each generator that comes with pcdiff into its card",
+    )
     chosen = parser.parse_args()
     out = console()
     try:
@@ -281,6 +288,10 @@ def main() -> None:
     if chosen.update_readme:
         update_readme("quality.py", markdown(store, names))
         out.print(f"tables: {README}")
+        for name in set(names) & set(pretrained()):
+            card = PRETRAINED / name / "README.md"
+            update_readme("quality.py", markdown(store, [name]), card)
+            out.print(f"tables: {card}")
     missed = [
         f"{name}: {one.metric}" for name in names for one in judged(store, name) if one.required and one.met is False
     ]

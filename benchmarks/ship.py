@@ -101,9 +101,11 @@ def _halve(net: nn.Module, run: Path) -> None:
 
 
 def _portable_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a generator and of those that it learned from, only what says nothing of a machine."""
+    """Of a generator and of those that it learned from, only what says nothing of a machine; of a start, not what that began from."""
     found = {key: value for key, value in provenance.items() if key in _PROVENANCE}
     others = {key: _portable_provenance(found[key]) for key in ("teacher", "start") if key in found}
+    if "start" in others:
+        others["start"].pop("start", None)
     return found | others
 
 

@@ -56,7 +56,7 @@ def digits(value: float) -> str:
 
 
 def update_readme(script: str, text: str, readme: Path = README) -> None:
-    """Replace what stands between the two marks of a script in benchmarks/README.md.
+    """Replace what stands between the two marks of a script in a Markdown file.
 
     Raises:
         PcdiffError: the marks are not there.

@@ -19,6 +19,7 @@ from pcdiff.evaluation.report import write_report
 from pcdiff.evaluation.runs import RunSummary
 from pcdiff.files import read_json
 from pcdiff.generator import Generator
+from pcdiff.resources import pretrained
 from pcdiff.training_data import read_clouds
 
 __all__ = ["compare_runs"]
@@ -44,7 +45,8 @@ def compare_runs(
     their sizes and losses, and how long sampling took.
 
     Args:
-        runs: at least two run folders; a sample is called by the name of its folder, with folders above it where names are equal.
+        runs: at least two run folders, or names of generators that come with pcdiff (:func:`pcdiff.resources.pretrained`), whose
+            truth must be named; a sample is called by the name of its folder, with folders above it where names are equal.
         output: folder for the report, which replaces an older report.
         truth: point clouds, or a file or glob to read; the validation clouds of the runs that were trained on data when absent.
         count: number of clouds to sample from each run.
@@ -58,7 +60,8 @@ def compare_runs(
             none, or whose validation data have changed; and all that :func:`~pcdiff.evaluation.evaluate` raises.
         ModelError: a folder without a generator.
     """
-    folders = [Path(run) for run in runs]
+    known = pretrained()
+    folders = [known[str(run)] if str(run) in known and not Path(run).exists() else Path(run) for run in runs]
     names = _names(folders)
     require_replaceable(Path(output))
     configs = [load_any(folder) for folder in folders]
@@ -77,7 +80,7 @@ def compare_runs(
                 settings=flat(config),
                 parameters=sum(parameter.numel() for parameter in generator.denoiser.net.parameters()),
                 steps=generator.provenance.get("steps", 0),
-                losses=Losses.read(folder / "metrics.jsonl"),
+                losses=Losses.read(folder),
                 seconds_per_cloud=took / count,
                 device=pick_device(device).type,
             )
@@ -110,6 +113,9 @@ def _common_validation(folders: Sequence[Path], configs: Sequence[RunConfig]) ->
         raise DataError(
             f"{folders[0]}: was distilled, as all others were, so there are no validation data; name a truth"
         )
+    alone = next((folder for folder, _ in trained if not (folder / "run.json").is_file()), None)
+    if alone is not None:
+        raise DataError(f"{alone}: has no run.json that tells its validation data from others; name a truth")
     expected = [read_json(folder / "run.json")["data_fingerprint"]["validation"] for folder, _ in trained]
     files = [", ".join(config.data.validation) for _, config in trained]
     (first, chosen), *others = trained

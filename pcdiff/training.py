@@ -209,7 +209,7 @@ def fit(run: Path, config: RunConfig, model: Denoiser, task: Task, device: torch
                 if stop:
                     status = "KILLED"
                     _stop(requests[0], run, done, task.command)
-        loss_curve(run / "metrics.jsonl", run / "figures" / "loss.png")
+        loss_curve(run, run / "figures" / "loss.png")
         status = "FINISHED"
     finally:
         metrics.close()

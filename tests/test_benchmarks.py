@@ -21,7 +21,7 @@ from pcdiff.evaluation import evaluate, wasserstein
 from pcdiff.generator import Generator
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.physics import measure
-from pcdiff.resources import find
+from pcdiff.resources import find, pretrained
 from pcdiff.transforms import Transform, cloud_columns
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -416,6 +416,13 @@ def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
 
 def test_the_readme_has_a_place_for_each_script() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in ("quality", "evaluations", "throughput", "speed", "observables"):
+    for name in ("quality", "choices", "evaluations", "throughput", "speed", "observables"):
         assert text.count(f"<!-- results: written by {name}.py -->") == 1
         assert text.count(f"<!-- end of results of {name}.py -->") == 1
+    # And the cards of those that are held to limits have one for their quality.
+    from quality_results import GOALS
+
+    for name in GOALS:
+        card = (pretrained()[name] / "README.md").read_text(encoding="utf-8")
+        assert card.count("<!-- results: written by quality.py -->") == 1
+        assert card.count("<!-- end of results of quality.py -->") == 1

@@ -13,7 +13,9 @@ from pcdiff import training
 from pcdiff.comparison import _names, compare_runs
 from pcdiff.errors import DataError
 from pcdiff.evaluation import evaluate
+from pcdiff.evaluation.loss import Losses
 from pcdiff.generator import Generator
+from pcdiff.resources import find, pretrained
 
 from .test_training import config
 from .test_transforms import jets
@@ -94,6 +96,18 @@ def test_runs_of_other_data_need_a_truth(runs: list[Path], tmp_path: Path) -> No
     pcdiff.write(jets(50, seed=9), tmp_path / "v.parquet")
     with pytest.raises(DataError, match=r"v\.parquet: has changed since .*elsewhere was trained"):
         compare_runs([run, twin], tmp_path / "again")
+
+
+def test_generators_that_come_with_pcdiff_are_called_by_name(runs: list[Path], tmp_path: Path) -> None:
+    """With the losses of their log; they know no validation data."""
+    truth = pcdiff.read(find("jets/gluon30_test.hdf5"))[:100]
+    compare_runs(["gluon30-fast", "gluon30"], tmp_path / "report", truth=truth, count=60, draws=3)
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert [sample["name"] for sample in found["samples"]] == ["gluon30-fast", "gluon30"]
+    losses = Losses.read(pretrained()["gluon30-fast"])
+    assert min(losses.training) < max(losses.validation)
+    with pytest.raises(DataError, match=r"gluon30-teacher: .*name a truth"):
+        compare_runs(["gluon30-teacher", runs[0]], tmp_path / "other", count=60)
 
 
 def test_names_are_as_short_as_they_can_be() -> None:

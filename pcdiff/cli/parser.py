@@ -248,7 +248,9 @@ def _add_sampling(names: Any) -> None:
         "compare the generators of several runs with one truth",
         "pcdiff.comparison.compare_runs",
     )
-    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    compare.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="run folders, or names of generators that come with pcdiff"
+    )
     compare.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="write the report here")
     compare.add_argument(
         "--truth", metavar="FILE", help="true clouds; those that the runs were validated on when absent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Mapping
@@ -45,9 +46,21 @@ class Losses:
     validation: dict[int, float]
 
     @classmethod
-    def read(cls, metrics: str | os.PathLike[str]) -> Losses:
-        """From a run's ``metrics.jsonl``; a last line that has no end is left out, for it is still being written."""
-        lines = [json.loads(text) for text in Path(metrics).read_text(encoding="utf-8").split("\n")[:-1]]
+    def read(cls, folder: str | os.PathLike[str]) -> Losses:
+        """Of a run, from its ``metrics.jsonl``, or of a generator that comes with pcdiff, from its ``training_log.csv``.
+
+        A last line that has no end is left out, for it is still being written.
+        """
+        metrics, log = Path(folder) / "metrics.jsonl", Path(folder) / "training_log.csv"
+        if log.is_file():
+            with log.open(encoding="utf-8", newline="") as stream:
+                rows = list(csv.DictReader(stream))
+            training, validation = (
+                {int(row["step"]): float(row[name]) for row in rows if row[name]}
+                for name in ("training_loss", "validation_loss")
+            )
+            return cls(training, validation)
+        lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").split("\n")[:-1]]
         return cls(
             *(
                 {each["step"]: each["metrics"][key] for each in lines if key in each["metrics"]}
@@ -85,15 +98,15 @@ def loss_figure(runs: Mapping[str, Losses]) -> Figure:
     return sheet
 
 
-def loss_curve(metrics: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+def loss_curve(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
     """Draw training and validation loss against the step.
 
     Args:
-        metrics: a run's ``metrics.jsonl``.
+        run: its folder.
         output: a PNG file.
     """
     with atomic_file(output) as temporary:
-        loss_figure({"": Losses.read(metrics)}).savefig(temporary, format="png")
+        loss_figure({"": Losses.read(run)}).savefig(temporary, format="png")
 
 
 def _points(values: Mapping[int, float]) -> tuple[list[int], list[float]]:

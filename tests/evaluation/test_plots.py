@@ -290,7 +290,7 @@ def test_losses_of_runs_are_drawn_over_each_other(tmp_path):
     lines = [f'{{"step": {step}, "time": 0, "metrics": {{"loss/train": {1 / step}}}}}' for step in (1, 2, 4)]
     lines.append('{"step": 4, "time": 0, "metrics": {"loss/validation": 0.3}}')
     file.write_text("\n".join([*lines, '{"step": 5, "ti']))
-    losses = Losses.read(file)
+    losses = Losses.read(tmp_path)
     assert losses == Losses({1: 1.0, 2: 0.5, 4: 0.25}, {4: 0.3})
     sheet = loss_figure({"one": losses, "two": Losses({1: 2.0}, {})})
     sheet.canvas.draw()
