@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,6 @@ from pcdiff.transforms import Encoded
 
 __all__ = ["distill"]
 
-# Clouds whose observables are computed at a time.
-_PIECE = 1024
 # Draws of the teacher's multiplicity model that a slimmer one is fitted to.
 _DRAWN = 1 << 18
 
@@ -195,11 +193,16 @@ def _task(
     config, teacher, settings, device = given.config, given.teacher, given.settings, given.device
     width, grid = len(teacher.transform.points), teacher.grid(given.chosen)[list(given.kept)]
 
-    loader, held = (Loader(clouds, config.training.points_per_batch, config.seed) for clouds in (train, validation))
+    budget = config.training.points_per_batch
+    loader, held = (Loader(clouds, budget, config.seed) for clouds in (train, validation))
     apart = _matching(teacher, validation, width).to(device) if config.matching else None
     mended = None
     if apart is not None and truth is not None:
-        mended = apart.potential(_pieces(truth, device)), apart.potential(_pieces(_ends(train, width), device))
+        true, same = (
+            apart.potential(batch.to(device) for batch in Loader(clouds, budget, config.seed).epoch(0))
+            for clouds in (truth, _ends(train, width))
+        )
+        mended = true, same
 
     def losses(model: Denoiser, batch: CloudBatch, _: torch.Generator | None = None) -> Tensor:
         states = states_of(batch.x, width)
@@ -234,12 +237,6 @@ def _matching(teacher: Generator, clouds: Encoded, width: int) -> Matching:
 def _ends(clouds: Encoded, width: int) -> Encoded:
     """Where trajectories end."""
     return replace(clouds, points=clouds.points[:, -width:])
-
-
-def _pieces(clouds: Encoded, device: torch.device) -> Iterator[CloudBatch]:
-    """All clouds, some at a time."""
-    for start in range(0, len(clouds), _PIECE):
-        yield batch_of(clouds, np.arange(start, min(start + _PIECE, len(clouds)))).to(device)
 
 
 def _student(given: _Given, start: Generator | None) -> Denoiser:
