@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from generators import load_all
-from quality_results import GOALS, Store, judged, markdown, notes, tables
+from quality_results import LIMITS, Store, judged, markdown, notes, tables
 from tables import README, console, show, update_readme
 
 import pcdiff
@@ -230,8 +230,8 @@ def main() -> None:
     parser.add_argument(
         "generators",
         nargs="*",
-        default=list(GOALS),
-        help=f"runs, folders of generators, or names (default: {' '.join(GOALS)})",
+        default=list(LIMITS),
+        help=f"runs, folders of generators, or names (default: {' '.join(LIMITS)})",
     )
     parser.add_argument("--truth", required=True, help="file of true jets that no training saw")
     parser.add_argument("--reference", help="file of as many others (default: the next ones of --truth)")
@@ -292,9 +292,7 @@ def main() -> None:
             card = PRETRAINED / name / "README.md"
             update_readme("quality.py", markdown(store, [name]), card)
             out.print(f"tables: {card}")
-    missed = [
-        f"{name}: {one.metric}" for name in names for one in judged(store, name) if one.required and one.met is False
-    ]
+    missed = [f"{name}: {one.metric}" for name in names for one in judged(store, name) if one.met is False]
     if missed:
         raise SystemExit(f"beyond the limit: {', '.join(missed)}")
 
