@@ -34,7 +34,7 @@ from pcdiff.evaluation.physics_distances import frechet_physics_distance
 from pcdiff.generator import Generator
 from pcdiff.physics import Measured, measure, observables
 from pcdiff.physics.jets import prime_columns
-from pcdiff.resources import PRETRAINED, find, pretrained
+from pcdiff.resources import find, pretrained
 
 RESULTS = Path(__file__).with_name("results") / "quality.json"
 JETS, QUICK_JETS = 50_000, 600
@@ -288,10 +288,11 @@ def main() -> None:
     if chosen.update_readme:
         update_readme("quality.py", markdown(store, names))
         out.print(f"tables: {README}")
-        for name in set(names) & set(pretrained()):
-            card = PRETRAINED / name / "README.md"
-            update_readme("quality.py", markdown(store, [name]), card)
-            out.print(f"tables: {card}")
+        for name, folder in pretrained().items():
+            # By its name, and not a run of the same name.
+            if name in chosen.generators:
+                update_readme("quality.py", markdown(store, [name]), folder / "README.md")
+                out.print(f"tables: {folder / 'README.md'}")
     missed = [f"{name}: {one.metric}" for name in names for one in judged(store, name) if one.met is False]
     if missed:
         raise SystemExit(f"beyond the limit: {', '.join(missed)}")

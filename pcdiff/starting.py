@@ -46,6 +46,7 @@ def load_start(
         ("net", settings.net, start.settings.net),
         ("schedule", settings.schedule, start.settings.schedule),
         ("denoiser", settings.denoiser, start.settings.denoiser),
+        # The order of the features is that of the net's inputs.
         ("features.points", list(points), functions_of(start.transform.points)),
         ("features.clouds", list(clouds), functions_of(start.transform.clouds)),
     )
