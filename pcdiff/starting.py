@@ -52,7 +52,7 @@ def load_start(
     )
     for key, ours, theirs in compared:
         if ours != theirs:
-            raise ConfigError(f"{name}: start: {path} has {key} {theirs}, expected {ours}")
+            raise ConfigError(f"{name}: start: {path} has {key} {theirs}, expected that of the config, {ours}")
     return start
 
 
