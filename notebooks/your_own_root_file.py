@@ -164,7 +164,7 @@ print(f"relative masses agree to {worst:.1e}")
 # %% [markdown]
 # ## 4. Training
 #
-# The mapping goes into the config as `data.options`; in YAML it looks the same (`configs/private_tree.yaml` is a template). The generator makes `etarel`, `phirel` and `ptrel`, which are derived from what is mapped, given
+# The mapping goes into the config as `data.options`; in YAML it looks the same (`configs/template_root.yaml` is a template). The generator makes `etarel`, `phirel` and `ptrel`, which are derived from what is mapped, given
 # the jet's `pt`, `eta` and `mass`.
 
 # %%
