@@ -155,7 +155,8 @@ def _describe(path: Path, *, jets: str = "FatJet") -> Description:
     with open_root(path) as file:
         tree = open_tree(path, file, "Events")
         branches = _branches(tree, jets)
-        features = {branch: name for name, branch in (branches.jets | branches.candidates).items()}
+        # Jets and candidates have columns of the same names.
+        features = {branch: name for names in (branches.jets, branches.candidates) for name, branch in names.items()}
         columns = tuple(Column(branch, features.get(branch, ""), tree.branches[branch]) for branch in branches.all)
         clouds, total = 0, 0
         for piece, count in _sizes(tree, branches):

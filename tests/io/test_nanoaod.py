@@ -83,6 +83,17 @@ def test_inspect_counts_jets_that_are_left_out(tmp_path: Path) -> None:
     assert found.notes == ("3 of 4 FatJet have candidates; the others are left out",)
 
 
+def test_inspect_names_the_columns_of_jets_and_of_candidates(tmp_path: Path) -> None:
+    found = registry.inspect(make_file(tmp_path / "nano.root", "v15"))
+    shown = {column.name: column.feature for column in found.columns}
+    assert shown == {
+        "FatJetPFCand_jetIdx": "",
+        "FatJetPFCand_pfCandIdx": "",
+        **{f"{what}_{name}": name for what in ("FatJet", "PFCand") for name in ("pt", "eta", "phi", "mass")},
+        "PFCand_pdgId": "pdgId",
+    }
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_index_out_of_range_is_refused(tmp_path: Path, refused: Callable[..., None], layout: str) -> None:
     link, index, _ = LAYOUTS[layout]
