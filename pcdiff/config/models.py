@@ -131,7 +131,8 @@ class EpicConfig(Section):
     global_size: Whole = Field(default=16, ge=1)
     """Width of the vector that the points of a cloud share."""
     heads: Whole = Field(default=0, ge=0)
-    """Attention heads in each layer, by which points also see each other directly; 0: none, as in the paper."""
+    """Attention heads in each layer, by which points also see each other directly, at a cost that is the square of their number; 0: none,
+    as in the paper."""
     value_size: Whole | None = Field(default=None, ge=1)
     """Width of what a point shows to those that attend to it, one vector for all heads; all of its features when absent, which costs more."""
     attending: tuple[Whole, ...] | None = None

@@ -4,7 +4,8 @@ Buhmann, Kasieczka, Thaler, "EPiC-GAN: Equivariant Point Cloud Generation for Pa
 
 With attention heads, points also see each other directly, which resolves what a pooled vector cannot: pairs of near constituents. The
 heads have queries of their own and share keys and values, as in Shazeer, "Fast Transformer Decoding: One Write-Head is All You Need", arXiv
-1911.02150; the values are the points themselves, or a few numbers made of each. So each step is one matrix product a cloud, without a copy.
+1911.02150; the values are the points themselves, or a few numbers made of each. So each step is one matrix product a cloud, without a copy. All
+pairs of points are seen: for some thousands of points heads cost many times what the rest does, in time and memory.
 """
 
 from __future__ import annotations
