@@ -72,6 +72,7 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/throughput.py gluon30 gluon30-fast
 	$(BIN)/python benchmarks/observables.py
 	if [ -f data/gluon30_test.hdf5 ]; then \

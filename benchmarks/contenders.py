@@ -1,4 +1,4 @@
-"""The nets that speed.py compares: each of them and the reference, with its batches and blocks."""
+"""The nets that speed.py and scaling.py compare: each of them and the reference, with its batches and blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from references import AttentionReference
 from torch import Tensor, nn
 
 from pcdiff import training
-from pcdiff.bundle import Settings, build_denoiser
+from pcdiff.bundle import NetConfig, Settings, build_denoiser
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
 from pcdiff.config import (
@@ -84,8 +84,12 @@ def synthetic_jets(size: int, constituents: int, seed: int = 0) -> PointClouds:
     """
     rng = np.random.default_rng(seed)
     counts = rng.normal(66.6, 22.0, size).round().clip(1, 150).astype(np.int64)
-    counts = counts.clip(max=constituents)
-    total = int(counts.sum())
+    return jets_of(counts.clip(max=constituents), rng)
+
+
+def jets_of(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> PointClouds:
+    """Jets of so many constituents each, in which nothing else is physical."""
+    size, total = len(counts), int(counts.sum())
     points = {
         "etarel": rng.normal(0, 0.077, total).astype(np.float32),
         "phirel": rng.normal(0, 0.077, total).astype(np.float32),
@@ -134,9 +138,9 @@ class Contender(ABC):
     def _sample(self, sampling: SamplingConfig) -> None:
         """Sample standardised points of the clouds."""
 
-    def train(self) -> float:
+    def train(self, clock: Callable[[], float] = time.perf_counter) -> float:
         """Seconds a cloud: making the batch, augmentation, forward, backward, clipping, AdamW, moving average."""
-        start = time.perf_counter()
+        start = clock()
         clouds = 0
         for make in self.batches:
             batch = make()
@@ -151,14 +155,14 @@ class Contender(ABC):
                 self.config,
                 self.counters,
             )
-        return (time.perf_counter() - start) / clouds
+        return (clock() - start) / clouds
 
-    def sample(self) -> float:
+    def sample(self, clock: Callable[[], float] = time.perf_counter) -> float:
         """Seconds a cloud and evaluation, drawing the noise and the sampler's own arithmetic included."""
         sampling = self.config.sampling.model_copy(update={"steps": self.evaluations})
-        start = time.perf_counter()
+        start = clock()
         self._sample(sampling)
-        return (time.perf_counter() - start) / (self.evaluations * self.sampled)
+        return (clock() - start) / (self.evaluations * self.sampled)
 
     def warm_up(self, seconds: float) -> None:
         """Train and sample once, and choose how many evaluations a measurement takes so that it lasts long enough."""
@@ -170,13 +174,15 @@ class Contender(ABC):
 class Ours(Contender):
     """A net of the library: batches by its loader, sampling by its generator."""
 
-    def __init__(self, config: Config, transform: Transform, loader: Loader, steps: int, given: PointClouds) -> None:
+    def __init__(
+        self, name: str, config: Config, transform: Transform, loader: Loader, steps: int, given: PointClouds
+    ) -> None:
         encoded = loader.encoded
         epoch = sorted(loader.order(0), key=lambda index: int(encoded.counts[index].max()))
         batches = [partial(batch_of, encoded, index) for index in _spread(epoch, steps)]
-        settings = Settings(config.net, config.schedule, config.multiplicity, config.sampling)
+        settings = settings_of(config)
         model = build_denoiser(settings, transform)
-        super().__init__(config.net.kind, model, config, transform, batches, loader.mean_batch)
+        super().__init__(name, model, config, transform, batches, loader.mean_batch)
         self.sampled = len(given)
         self.given = given
         self.generator = Generator(
@@ -187,47 +193,72 @@ class Ours(Contender):
         self.generator.sample(given=self.given, steps=sampling.steps, device="cpu")
 
 
-class Reference(Contender):
-    """The usual transformer on jets that are all padded to the largest that there can be, as JetNet's files hold them."""
+class Padded(Contender):
+    """A net on jets that are all padded to the largest that there can be, as JetNet's files hold them.
 
-    def __init__(self, config: Config, transform: Transform, loader: Loader, steps: int, constituents: int) -> None:
+    Args:
+        sampled: clouds that it samples at once; as many as a batch of training holds when absent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Denoiser,
+        config: Config,
+        transform: Transform,
+        loader: Loader,
+        steps: int,
+        constituents: int,
+        sampled: int | None = None,
+    ) -> None:
         size = round(loader.mean_batch)
         index = np.random.default_rng(0).permutation(len(loader.encoded))[: size * steps]
         padded = _pad(batch_of(loader.encoded, index), constituents)
         parts = torch.arange(len(index)).chunk(steps)
-        model = Denoiser(
-            AttentionReference(len(transform.points), transform.conditions), build_schedule(config.schedule)
-        )
-        super().__init__(REFERENCE, model, config, transform, [partial(_rows, padded, part) for part in parts], size)
-        self.sampled = size
-        self.batch = _rows(padded, parts[0])
+        super().__init__(name, model, config, transform, [partial(_rows, padded, part) for part in parts], size)
+        self.batch = _rows(padded, parts[0][:sampled])
+        self.sampled = len(self.batch)
 
     @torch.inference_mode()
     def _sample(self, sampling: SamplingConfig) -> None:
         noise = torch.randn(self.batch.x.shape)
         grid = GRIDS[sampling.grid](self.ema.schedule, sampling.steps)
-        ddim(self.ema, noise, grid, self.batch.mask, self.batch.cond, order=sampling.order)
+        ddim(self.ema, noise, grid, self.batch.mask, self.batch.cond, order=sampling.resolved().order)
 
 
-def contenders(constituents: int, extent: Extent) -> tuple[list[Ours], Reference]:
+def contenders(constituents: int, extent: Extent) -> tuple[list[Ours], Padded]:
     """The three nets and the reference on jets of up to so many constituents."""
     torch.manual_seed(0)
     clouds = synthetic_jets(extent.clouds, constituents)
-    configs = [_config(net, SamplingConfig()) for net in NETS]
+    configs = [config_of(net) for net in NETS]
     transform = Transform.fit(clouds, configs[0].features.points, configs[0].features.clouds)
     loader = Loader(transform.encode(clouds), extent.points_per_batch, seed=0)
     blocks = np.split(np.argsort(clouds.counts, kind="stable"), extent.clouds // extent.block)
     sampled = np.concatenate(_spread(blocks, extent.strata[constituents]))
-    ours = [Ours(config, transform, loader, extent.steps, clouds[sampled]) for config in configs]
-    return ours, Reference(_config(NETS[0], REFERENCE_SAMPLING), transform, loader, extent.steps, constituents)
+    ours = [Ours(config.net.kind, config, transform, loader, extent.steps, clouds[sampled]) for config in configs]
+    config = config_of(NETS[0], REFERENCE_SAMPLING)
+    model = padded_attention(config, transform)
+    return ours, Padded(REFERENCE, model, config, transform, loader, extent.steps, constituents)
 
 
-def _config(net: EpicConfig | TransformerConfig | GraphConfig, sampling: SamplingConfig) -> Config:
+def padded_attention(config: Config, transform: Transform) -> Denoiser:
+    """The usual transformer, as wide and as deep as the net of a config."""
+    net = AttentionReference(len(transform.points), transform.conditions, config.net.hidden, config.net.layers)
+    return Denoiser(net, build_schedule(config.schedule))
+
+
+def settings_of(config: Config) -> Settings:
+    """What a generator is built from."""
+    return Settings(config.net, config.schedule, config.multiplicity, config.sampling)
+
+
+def config_of(net: NetConfig, sampling: SamplingConfig | None = None) -> Config:
+    """A run with default settings but for these."""
     return Config(
         name=net.kind,
         data=DataConfig(train=("-",), validation=("-",)),
         net=net,
-        sampling=sampling,
+        sampling=sampling or SamplingConfig(),
     )
 
 

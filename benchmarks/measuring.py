@@ -6,10 +6,16 @@ ratio is taken within a round.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +36,39 @@ def summary(values: list[float]) -> dict[str, Any]:
 def ratios(reference: list[float], seconds: list[float]) -> dict[str, Any]:
     """How many times as fast as the reference, each round by itself, from the seconds that both took."""
     return summary([a / b for a, b in zip(reference, seconds, strict=True)])
+
+
+def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: object) -> float:
+    """By how many megabytes (10^6 bytes) the peak of a process grows while it does something; at least one page of memory.
+
+    The process is a fresh one, so that no memory that earlier work gave back to the allocator, but not to the system, hides what is needed.
+
+    Args:
+        prepare: a function of a module, called in that process with the arguments; returns what is to be done. What it needs
+            itself is not counted.
+    """
+    # From a server that has imported what takes long: a process that it forks has run nothing, and has no peak behind it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pcdiff.generator", "pcdiff.training"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_growth, prepare, arguments).result()
+
+
+def _growth(prepare: Callable[..., Callable[[], object]], arguments: tuple[object, ...]) -> float:
+    work = prepare(*arguments)
+    # Linux forgets an earlier peak on request, so that what was given back does not hide what is needed now.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    work()
+    return max(_peak() - before, resource.getpagesize() / 1e6)
+
+
+def _peak() -> float:
+    """Largest resident memory of this process so far, in megabytes."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kibibytes, macOS bytes.
+    return found / 1e6 if sys.platform == "darwin" else found * 1024 / 1e6
 
 
 def conditions() -> dict[str, Any]:

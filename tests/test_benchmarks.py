@@ -3,8 +3,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -390,7 +392,7 @@ def test_throughput_is_compared_within_rounds(
         assert min(used["megabytes"]) > 100
 
 
-def test_padded_references_make_as_many_constituents_as_they_are_given(short: ModuleType, jets: PointClouds) -> None:
+def test_padded_references_make_as_many_constituents_as_they_are_filling(short: ModuleType, jets: PointClouds) -> None:
     for name, maker in short.references(9).items():
         (made,) = maker.pieces(seed=1)
         np.testing.assert_array_equal(made.counts, jets[:9].counts, err_msg=name)
@@ -398,6 +400,106 @@ def test_padded_references_make_as_many_constituents_as_they_are_given(short: Mo
         (again,), (other,) = maker.pieces(seed=1), maker.pieces(seed=2)
         assert made.equals(again)
         assert not made.equals(other)
+
+
+def _filled(megabytes: int) -> np.ndarray:
+    """Memory that is really there, since something is written to it."""
+    return np.full(megabytes * 1_000_000, 1, np.uint8)
+
+
+def _filling(megabytes: int) -> Callable[[], object]:
+    _filled(3 * megabytes)
+    return lambda: _filled(megabytes)
+
+
+def test_peak_memory_is_that_of_the_work_alone(path: None) -> None:
+    """Filling so many megabytes, after three times as much was given back: to 2 MB, twice."""
+    from measuring import peak_memory
+
+    assert [peak_memory(_filling, megabytes) for megabytes in (50, 200, 50)] == pytest.approx([50, 200, 50], abs=2)
+
+
+def test_exponents_of_powers_are_recovered() -> None:
+    """Exactly, with no error; and of noise of 10% within 4 of the errors that are given, which are of the right size."""
+    from scaling_results import exponents
+
+    def rows(power: float, noise: float, seed: int) -> list[dict]:
+        rng = np.random.default_rng(seed)
+        found = []
+        for points in (10, 50, 100, 500, 1000, 5000):
+            # A cost of each cloud and a batch of 5000 points; below 100 points something else reigns.
+            cost = 1e-3 * points**power * math.exp(noise * rng.normal()) + 100 * (points < 100)
+            clouds = 5000 // points
+            entry = {"clouds": clouds, "milliseconds_per_cloud": {"median": cost}, "megabytes": 2 * cost * clouds}
+            found.append({"net": "one", "points": points, "training": entry, "sampling": entry})
+        return [*found, {"net": "one", "points": 50_000, "left_out": "too long"}]
+
+    for power in (1.0, 2.0):
+        for entry in exponents(rows(power, 0.0, 0)):
+            assert entry["points"] == [100, 500, 1000, 5000]
+            for fit in (entry["time"], entry["memory"]):
+                assert fit["exponent"] == pytest.approx(power)
+                assert fit["at_the_end"] == pytest.approx(power)
+                assert fit["error"] == pytest.approx(0, abs=1e-6)
+    fits = [exponents(rows(1.5, 0.1, seed))[0]["time"] for seed in range(200)]
+    slopes = np.array([fit["exponent"] for fit in fits])
+    # Mean square of the errors that are given and variance of those that were made, of 200 draws with 2 degrees of freedom each.
+    given = np.mean([fit["error"] ** 2 for fit in fits])
+    assert given == pytest.approx(np.var(slopes), rel=4 * math.sqrt(1 / 200 + 2 / 200))
+    assert abs(slopes.mean() - 1.5) < 4 * slopes.std() / math.sqrt(200)
+
+
+@pytest.fixture(scope="module")
+def scaling(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
+    """What a run on tiny samples stored, printed and drew."""
+    folder = tmp_path_factory.mktemp("scaling")
+    cores = ["cores"] if len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)) > 1 else []
+    words = [
+        "--quick",
+        "--parts",
+        "points",
+        "batches",
+        *cores,
+        "--output",
+        folder / "scaling.json",
+        "--figures",
+        folder,
+    ]
+    # A process of its own, because the number of threads belongs to the process.
+    done = subprocess.run([sys.executable, FOLDER / "scaling.py", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "scaling.json").read_text()), done.stdout, folder
+
+
+def test_scaling_is_measured_for_all_nets_at_all_sizes(scaling: tuple[dict, str, Path]) -> None:
+    result, printed, folder = scaling
+    nets = {"epic", "epic, 2 heads", "transformer", "graph", "padded attention"}
+    rows = {(row["net"], row["points"]): row for row in result["points"]["rows"]}
+    assert set(rows) == {(net, points) for net in nets for points in (20, 100, 400)}
+    for (_, points), row in rows.items():
+        for kind in ("training", "sampling"):
+            assert row[kind]["clouds"] * points == 400
+    memory = {(entry["net"], entry["kind"]): entry["memory"]["exponent"] for entry in result["points"]["exponents"]}
+    # Of so few points the activations are few megabytes: still, heads that see all pairs need clearly more than layers that pool.
+    assert memory["epic, 2 heads", "training"] > memory["epic", "training"] + 0.5
+    for row in result["batches"]["rows"]:
+        ours, theirs = (row["clouds_per_second"][kind]["rounds"] for kind in ("similar", "reference"))
+        assert row["ratio"]["rounds"] == pytest.approx([a / b for a, b in zip(ours, theirs, strict=True)])
+    for text in ("Exponents of the number of points", "limit 1.1", "limit 3", *nets):
+        assert text in printed
+    for suffix in (".png", ".pdf"):
+        assert (folder / f"scaling{suffix}").stat().st_size > 10_000
+
+
+def test_a_size_that_would_take_too_long_or_too_much_is_left_out() -> None:
+    """A batch of a fixed number of points costs in proportion to the points of a cloud, if pairs count."""
+    from scaling import FULL, _beyond
+
+    before = {"points": 500, "seconds": FULL.most_seconds / 10, "training": {"megabytes": FULL.most_megabytes / 4}}
+    assert _beyond(None, 5000, FULL) is None
+    assert _beyond(before, 1999, FULL) is None
+    assert "MB" in (_beyond(before, 2500, FULL) or "")
+    assert " s" in (_beyond(before, 5500, FULL) or "")
 
 
 def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
@@ -415,7 +517,7 @@ def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
 
 def test_the_readme_has_a_place_for_each_script() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in ("quality", "choices", "evaluations", "throughput", "speed", "observables"):
+    for name in ("quality", "choices", "evaluations", "throughput", "speed", "scaling", "observables"):
         assert text.count(f"<!-- results: written by {name}.py -->") == 1
         assert text.count(f"<!-- end of results of {name}.py -->") == 1
     # And the cards of those that are held to limits have one for their quality.
