@@ -30,11 +30,12 @@ from tables import README, bullets, console, markdown_table, show, update_readme
 
 import pcdiff
 from pcdiff.clouds import PointClouds, offsets_of
+from pcdiff.conditions import Conditions
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.evaluation import wasserstein
 from pcdiff.evaluation.style import STYLE, TRUTH, colour, line, marker, page, panel
 from pcdiff.files import write_json
-from pcdiff.generator import Conditions, Generator
+from pcdiff.generator import Generator
 from pcdiff.physics import observables
 from pcdiff.resources import find
 
