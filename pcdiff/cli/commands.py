@@ -49,8 +49,9 @@ def sample(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     generator = Generator.load(args.generator)
-    followed = _given(args, "seed", "type", "steps", "order", "grid", "sampler", "denoise", "guidance")
-    followed |= _given(args, "precision", "device")
+    followed = _given(args, "seed", "steps", "order", "grid", "sampler", "denoise", "guidance", "precision", "device")
+    if "conditions" in args:
+        followed["conditions"] = _conditions(args.conditions)
     if "sampler_options" in args:
         followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
     chosen = followed | _given(args, "n")
@@ -325,6 +326,23 @@ def _options(words: Iterable[str], name: str = "--option", example: str = "jets=
         except ValueError as error:
             raise PcdiffError(f"{name} {word}: {error}") from error
     return options
+
+
+def _conditions(words: Iterable[str]) -> dict[str, Any]:
+    """What is asked of the clouds, from ``name=value`` and ``name=low:high``."""
+    asked: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            value = text.split(",") if name == "type" and text else tuple(map(float, text.split(":", 1)))
+        except ValueError:
+            raise PcdiffError(
+                f"--set {word}: expected NAME=NUMBER, NAME=LOW:HIGH or type=NAME, for example pt=900:1100"
+            ) from None
+        if name in asked:
+            raise PcdiffError(f"--set {word}: {name} is asked for twice; expected once")
+        asked[name] = value if name == "type" or len(value) > 1 else value[0]
+    return asked
 
 
 def _console() -> Console:
