@@ -69,7 +69,8 @@ class Extent:
         sizes: points of a cloud.
         points_per_batch: points of a training batch, a multiple of all sizes: each batch is then as large as the others.
         cores_sizes: points of a cloud where cores are compared,
-        request: and how many clouds are sampled there.
+        cores_steps: training steps a round there,
+        request: and how many points the clouds that are sampled there have together.
         rounds: rounds of measurements.
         seconds: least duration of one sampling measurement.
         most_seconds: a size is left out if a training step and an evaluation would take longer, or
@@ -82,6 +83,7 @@ class Extent:
     sizes: tuple[int, ...]
     points_per_batch: int
     cores_sizes: tuple[int, ...]
+    cores_steps: int
     request: int
     rounds: int
     seconds: float
@@ -95,12 +97,13 @@ class Extent:
 FULL = Extent(
     sizes=(10, 25, 50, 100, 250, 500, 1000, 2500, 5000),
     points_per_batch=5000,
-    cores_sizes=(30, 150),
-    request=1024,
+    cores_sizes=(30, 150, 1000),
+    cores_steps=3,
+    request=50_000,
     rounds=3,
-    seconds=0.5,
+    seconds=0.3,
     most_seconds=60,
-    most_megabytes=6000,
+    most_megabytes=4000,
     clouds=16_384,
     steps=8,
     jets_points=3840,
@@ -109,11 +112,12 @@ QUICK = Extent(
     sizes=(20, 100, 400),
     points_per_batch=400,
     cores_sizes=(10,),
-    request=16,
+    cores_steps=1,
+    request=160,
     rounds=1,
     seconds=0.0,
     most_seconds=60,
-    most_megabytes=6000,
+    most_megabytes=4000,
     clouds=64,
     steps=1,
     jets_points=300,
@@ -205,19 +209,24 @@ def _beyond(before: Mapping[str, Any] | None, points: int, extent: Extent) -> st
 
 
 def measure_cores(extent: Extent, advance: Advance) -> list[dict[str, Any]]:
-    """How many times as fast as one thread all threads train and sample: plain data, one entry a net and size."""
+    """How many times as fast as one thread all threads train and sample: plain data, one entry a net and size.
+
+    By the clock, the fastest round of each: a process that takes a core away for a while spoils some rounds, not these.
+    """
     rows = []
     threads = available()
     for points in extent.cores_sizes:
         torch.manual_seed(0)
-        clouds = jets_of(np.full(extent.request, points), np.random.default_rng(0))
+        clouds = jets_of(np.full(extent.request // points, points), np.random.default_rng(0))
         transform, loader = _encoded(clouds, extent.points_per_batch)
         for name in (*NETS, PADDED):
             config = _config(name)
             one: Contender = (
-                Ours(name, config, transform, loader, 1, clouds)
+                Ours(name, config, transform, loader, extent.cores_steps, clouds)
                 if name in NETS
-                else Padded(name, padded_attention(config, transform), config, transform, loader, 1, points)
+                else Padded(
+                    name, _denoiser(name, config, transform), config, transform, loader, extent.cores_steps, points
+                )
             )
             seconds: dict[tuple[str, int], list[float]] = {}
             for turn in range(-1, extent.rounds):
@@ -229,7 +238,10 @@ def measure_cores(extent: Extent, advance: Advance) -> list[dict[str, Any]]:
                     seconds.setdefault(("training", number), []).append(one.train())
                     seconds.setdefault(("sampling", number), []).append(one.sample())
             row: dict[str, Any] = {"net": name, "points": points, "threads": threads}
-            rows.append(row | {kind: ratios(seconds[kind, 1], seconds[kind, threads]) for kind in KINDS})
+            for kind in KINDS:
+                alone, together = seconds[kind, 1], seconds[kind, threads]
+                row[kind] = {"ratio": min(alone) / min(together), "one": summary(alone), "all": summary(together)}
+            rows.append(row)
             advance(f"{points} points: {name}")
     return rows
 

@@ -430,7 +430,7 @@ def test_exponents_of_powers_are_recovered() -> None:
             # A cost of each cloud and a batch of 5000 points; below 100 points something else reigns.
             cost = 1e-3 * points**power * math.exp(noise * rng.normal()) + 100 * (points < 100)
             clouds = 5000 // points
-            entry = {"clouds": clouds, "milliseconds_per_cloud": {"median": cost}, "megabytes": 2 * cost * clouds}
+            entry = {"clouds": clouds, "milliseconds_per_cloud": {"low": cost}, "megabytes": 2 * cost * clouds}
             found.append({"net": "one", "points": points, "training": entry, "sampling": entry})
         return [*found, {"net": "one", "points": 50_000, "left_out": "too long"}]
 
@@ -485,6 +485,10 @@ def test_scaling_is_measured_for_all_nets_at_all_sizes(scaling: tuple[dict, str,
     for row in result["batches"]["rows"]:
         ours, theirs = (row["clouds_per_second"][kind]["rounds"] for kind in ("similar", "reference"))
         assert row["ratio"]["rounds"] == pytest.approx([a / b for a, b in zip(ours, theirs, strict=True)])
+    for row in result.get("cores", {"rows": []})["rows"]:
+        for kind in ("training", "sampling"):
+            alone, together = (min(row[kind][threads]["rounds"]) for threads in ("one", "all"))
+            assert row[kind]["ratio"] == pytest.approx(alone / together)
     for text in ("Exponents of the number of points", "limit 1.1", "limit 3", *nets):
         assert text in printed
     for suffix in (".png", ".pdf"):

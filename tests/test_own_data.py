@@ -132,6 +132,7 @@ def test_the_page_on_nanoaod(
     assert_generated(tmp_path / "trial.root", tmp_path / "trial_report", pcdiff.read(tmp_path / "train.root"))
 
 
+@pytest.mark.slow
 def test_the_page_on_nanoaod_with_a_real_file(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,7 +85,7 @@ def test_inspect_counts_jets_that_are_left_out(tmp_path: Path) -> None:
 
 def test_inspect_names_the_columns_of_jets_and_of_candidates(tmp_path: Path) -> None:
     found = registry.inspect(make_file(tmp_path / "nano.root", "v15"))
-    shown = {column.name: column.feature for column in found.columns}
+    shown = {column.source: column.feature for column in found.columns}
     assert shown == {
         "FatJetPFCand_jetIdx": "",
         "FatJetPFCand_pfCandIdx": "",
