@@ -225,7 +225,7 @@ def _finish(main: Axes, below: Axes, words: _Axes, drawn: Sequence[Histogram], l
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.xaxis.set_minor_locator(NullLocator())
     elif words.categories:
-        below.set_xticks((edges[1:] + edges[:-1]) / 2, [name.replace(" ", "\n") for name in words.categories])
+        below.set_xticks((edges[1:] + edges[:-1]) / 2, words.categories, fontsize="x-small")
         below.xaxis.set_minor_locator(NullLocator())
     below.set_xlim(edges[0], edges[-1])
     below.set_ylim(1 - limit, 1 + limit)

@@ -100,7 +100,7 @@ def test_categories_are_named_on_the_axis(four_sets):
     sheet = profile_figure(profiles("jets")["class_composition"], samples.pop("truth"), samples)
     sheet.canvas.draw()
     _, below = sheet.axes
-    assert [" ".join(tick.get_text().split()) for tick in below.get_xticklabels()] == list(PARTICLE_CLASSES)
+    assert [tick.get_text() for tick in below.get_xticklabels()] == list(PARTICLE_CLASSES)
     np.testing.assert_allclose(below.get_xticks(), range(5))
     boxes = [tick.get_window_extent() for tick in below.get_xticklabels()]
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
