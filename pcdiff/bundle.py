@@ -45,8 +45,8 @@ __all__ = [
 
 NetConfig = EpicConfig | TransformerConfig | GraphConfig
 
-# 2: the denoiser's settings, all schedules and samplers, fitted grids.
-FORMAT_VERSION = 2
+# 2: the denoiser's settings, all schedules and samplers, fitted grids. 3: categorical point features.
+FORMAT_VERSION = 3
 
 # Before the names of a learned schedule's parameters; a net has no part of that name.
 _SCHEDULE = "schedule."
@@ -187,8 +187,8 @@ def pick_device(name: str) -> torch.device:
 
 def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
     """An untrained denoiser for clouds of this transform."""
-    names = [scale.name for scale in transform.points]
-    net = build_net(settings.net, len(names), transform.conditions, names)
+    channels = transform.channels
+    net = build_net(settings.net, len(channels), transform.conditions, channels)
     about = settings.denoiser
     return Denoiser(
         Potential(net) if about.potential else net,

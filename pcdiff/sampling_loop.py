@@ -140,7 +140,7 @@ class Window:
         points: their noise, flat, shape (P, F); the result takes its place.
         counts: numbers of points, shape (n,).
         cond: conditions, shape (n, C).
-        falling: the point feature, if any, by which points are put in falling order.
+        falling: the channel, if any, by which points are put in falling order.
     """
 
     def __init__(
