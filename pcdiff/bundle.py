@@ -23,7 +23,8 @@ from pcdiff.config import (
     ScheduleConfig,
     TransformerConfig,
 )
-from pcdiff.diffusion import SAMPLERS, Denoiser, Potential, build_schedule
+from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Potential, build_schedule
+from pcdiff.encodings import Categories
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
@@ -195,6 +196,11 @@ def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
         build_schedule(settings.schedule),
         parametrisation=about.parametrisation,
         dimension=about.dimension,
+        heads=[
+            CategoryHead(channels.index(encoding.name), torch.tensor(encoding.codes), torch.tensor(encoding.shares))
+            for encoding in transform.points
+            if isinstance(encoding, Categories)
+        ],
     )
 
 

@@ -86,17 +86,17 @@ class Categories:
     The code word of category k of K is ``(e_k - p) / s``, e_k the unit vector, p the shares of the categories in the training data
     and ``s^2 = sum_k p_k (1 - p_k) / K``: over the training data each channel has mean 0, and all together unit variance. What a
     sampler makes, z, is read as the category whose code word is nearest, which is the largest of ``p + s z``: the right one for any error
-    below ``1 / (2 s)`` in each channel.
+    below ``1 / (2 s)`` in each channel. What a denoiser says of these channels, :mod:`pcdiff.diffusion.categories` reads.
 
     Attributes:
         name: that of the feature.
         values: the K numbers that the training data hold, rising.
-        codes: their code words, shape (K, C).
+        shares: how large a part of the training data each of them is, shape (K,).
     """
 
     name: str
     values: tuple[int, ...]
-    codes: tuple[tuple[float, ...], ...]
+    shares: tuple[float, ...]
     function: Literal["categorical"] = "categorical"
 
     @classmethod
@@ -117,15 +117,20 @@ class Categories:
             raise DataError(
                 f"feature {name!r} has {len(found)} different values; expected at most {_MOST_CATEGORIES}, as it is categorical"
             )
-        shares = counts / counts.sum()
+        return cls(name, tuple(found.tolist()), tuple((counts / counts.sum()).tolist()))
+
+    @property
+    def codes(self) -> Floats:
+        """The code words, shape (K, C)."""
+        shares = np.array(self.shares)
         spread = float(np.sqrt(np.mean(shares * (1 - shares)))) or 1.0
-        codes = (np.eye(len(found)) - shares) / spread
-        return cls(name, tuple(found.tolist()), tuple(map(tuple, codes.tolist())))
+        codes: Floats = ((np.eye(len(shares)) - shares) / spread).astype(np.float32)
+        return codes
 
     @property
     def width(self) -> int:
         """C, the number of channels."""
-        return len(self.codes[0])
+        return self.codes.shape[1]
 
     def forward(self, values: npt.NDArray[Any]) -> Floats:
         """Code words, shape (P, C), of values (P,).
@@ -141,7 +146,7 @@ class Categories:
                 f"feature {self.name!r} has values {', '.join(map(str, np.unique(values[unknown])[:5]))}, which the training data "
                 f"do not have; expected {', '.join(map(str, self.values))}"
             )
-        found: Floats = np.array(self.codes, np.float32)[place]
+        found: Floats = self.codes[place]
         return found
 
     def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -157,7 +162,7 @@ class Categories:
 
     def inverse(self, values: Floats) -> npt.NDArray[np.int32]:
         """The value with the nearest code word, shape (P,), for channels (P, C)."""
-        codes, known = np.array(self.codes), np.array(self.values, np.int32)
+        codes, known = self.codes.astype(np.float64), np.array(self.values, np.int32)
         # Of |z - c|^2 what depends on the code word c.
         distance = (codes**2).sum(axis=1) - 2 * values.astype(np.float64) @ codes.T
         nearest: npt.NDArray[np.int64] = distance.argmin(axis=1)
@@ -176,7 +181,7 @@ def fit_encoding(
 def encoding_of(data: Mapping[str, Any]) -> Scale | Categories:
     """From the plain data that ``vars`` gives of one."""
     if data["function"] == "categorical":
-        return Categories(data["name"], tuple(data["values"]), tuple(map(tuple, data["codes"])))
+        return Categories(data["name"], tuple(data["values"]), tuple(data["shares"]))
     return Scale(**data)
 
 

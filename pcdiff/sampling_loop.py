@@ -123,7 +123,13 @@ class Solver:
         precision = pick_precision(self.chosen.precision, self.device)
         if precision != torch.float32:
             net = _InPrecision(model.net, self.device, precision)
-            denoiser = Denoiser(net, model.schedule, parametrisation=model.parametrisation, dimension=model.dimension)
+            denoiser = Denoiser(
+                net,
+                model.schedule,
+                parametrisation=model.parametrisation,
+                dimension=model.dimension,
+                heads=model.heads,
+            )
         guided: DenoiserLike = denoiser
         if self.chosen.guidance != 1:
             guided = ClassifierFree(guided, self.chosen.guidance)

@@ -157,6 +157,10 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
             "net.coordinates: found 'eta', expected only names in features.points: etarel, phirel, ptrel",
         ),
         (
+            {"features": {"points": {"charge": "categorical"}}, "denoiser": {"potential": True}},
+            "denoiser.potential: found True, expected false, for features.points holds categories",
+        ),
+        (
             {
                 "features": {"points": {"etarel": "standard", "charge": "categorical"}},
                 "net": {"kind": "graph", "coordinates": ["charge"]},

@@ -359,6 +359,16 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is mirrored to."""
 
+    @field_validator("denoiser")
+    @classmethod
+    def _fits_the_features(cls, denoiser: DenoiserConfig, info: ValidationInfo) -> DenoiserConfig:
+        features = info.data.get("features")
+        if features is not None and denoiser.potential and "categorical" in features.points.values():
+            raise mistake(
+                True, "false, for features.points holds categories, whose expectation is no gradient", "potential"
+            )
+        return denoiser
+
     @field_validator("loss")
     @classmethod
     def _fits_the_denoiser(cls, loss: LossConfig, info: ValidationInfo) -> LossConfig:
