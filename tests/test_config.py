@@ -158,7 +158,7 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ),
         (
             {"features": {"points": {"charge": "categorical"}}, "denoiser": {"potential": True}},
-            "denoiser.potential: found True, expected false, for features.points holds categories",
+            "denoiser.potential: found true, expected false, for features.points holds categories",
         ),
         (
             {
