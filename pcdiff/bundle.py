@@ -24,7 +24,6 @@ from pcdiff.config import (
     TransformerConfig,
 )
 from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Potential, build_schedule
-from pcdiff.encodings import Categories
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
@@ -196,12 +195,18 @@ def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
         build_schedule(settings.schedule),
         parametrisation=about.parametrisation,
         dimension=about.dimension,
-        heads=[
-            CategoryHead(channels.index(encoding.name), torch.tensor(encoding.codes), torch.tensor(encoding.shares))
-            for encoding in transform.points
-            if isinstance(encoding, Categories)
-        ],
+        head=_head(transform),
     )
+
+
+def _head(transform: Transform) -> CategoryHead | None:
+    """What reads the net's output for categorical features; None without any."""
+    if transform.combinations is None:
+        return None
+    names = transform.combinations.names
+    channels = [i for i, name in enumerate(transform.channels) if name in names]
+    words, shares = transform.combinations.words(transform.points), transform.combinations.shares
+    return CategoryHead(torch.tensor(channels), torch.from_numpy(words), torch.tensor(shares))
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

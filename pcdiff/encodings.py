@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pcdiff.errors import DataError
 
-__all__ = ["Categories", "Function", "Scale", "encoding_of", "fit_encoding", "leading_scale"]
+__all__ = ["Categories", "Combinations", "Function", "Scale", "encoding_of", "fit_encoding", "leading_scale"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -167,6 +167,50 @@ class Categories:
         distance = (codes**2).sum(axis=1) - 2 * values.astype(np.float64) @ codes.T
         nearest: npt.NDArray[np.int64] = distance.argmin(axis=1)
         return known[nearest]
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """Which categories of several features go together.
+
+    Attributes:
+        names: the categorical features, in the order of their channels.
+        values: the combinations that the training data hold, shape (K, number of features).
+        shares: how large a part of the training data each of them is, shape (K,).
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, points: Sequence[Scale | Categories], columns: Mapping[str, npt.NDArray[Any]]) -> Combinations | None:
+        """Those of the categorical features among the point features; None without any.
+
+        Raises:
+            DataError: too many.
+        """
+        names = tuple(encoding.name for encoding in points if isinstance(encoding, Categories))
+        if not names:
+            return None
+        rows = np.stack([columns[name].astype(np.int64) for name in names], axis=1)
+        found, counts = np.unique(rows, axis=0, return_counts=True)
+        if len(found) > _MOST_CATEGORIES:
+            raise DataError(
+                f"features {', '.join(names)} have {len(found)} different combinations; expected at most {_MOST_CATEGORIES}"
+            )
+        return cls(names, tuple(map(tuple, found.tolist())), tuple((counts / counts.sum()).tolist()))
+
+    def words(self, points: Sequence[Scale | Categories]) -> Floats:
+        """The code words of the combinations: those of the features side by side, shape (K, C)."""
+        known = {encoding.name: encoding for encoding in points}
+        columns = zip(self.names, np.array(self.values).T, strict=True)
+        return np.concatenate([known[name].forward(values) for name, values in columns], axis=1)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Combinations:
+        """From the plain data that ``vars`` gives of one."""
+        return cls(tuple(data["names"]), tuple(map(tuple, data["values"])), tuple(data["shares"]))
 
 
 def fit_encoding(

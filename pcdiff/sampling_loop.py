@@ -128,7 +128,7 @@ class Solver:
                 model.schedule,
                 parametrisation=model.parametrisation,
                 dimension=model.dimension,
-                heads=model.heads,
+                head=model.head,
             )
         guided: DenoiserLike = denoiser
         if self.chosen.guidance != 1:

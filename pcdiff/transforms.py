@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.encodings import Categories, Function, Scale, encoding_of, fit_encoding
+from pcdiff.encodings import Categories, Combinations, Function, Scale, encoding_of, fit_encoding
 from pcdiff.errors import DataError
 from pcdiff.kinematics import wrap
 from pcdiff.schema import Feature, Schema, jet_schema
@@ -88,6 +88,7 @@ class Transform:
         count: scale of the number of points.
         types: names of the types that the training data hold, in the order of the one-hot; empty without types.
         schema: what the generated columns mean.
+        combinations: of the categories of a point; None without categorical features.
     """
 
     points: tuple[Scale | Categories, ...]
@@ -95,6 +96,7 @@ class Transform:
     count: Scale
     types: tuple[str, ...]
     schema: Schema
+    combinations: Combinations | None = None
 
     @classmethod
     def fit(
@@ -131,16 +133,18 @@ class Transform:
         schema = _generated_schema(clouds.schema, list(points), list(features), types)
         signed = {name for reflection in schema.reflections for name in reflection.points}
         signed_rows = {name for reflection in schema.reflections for name in reflection.clouds}
+        encodings = tuple(
+            fit_encoding(name, function, columns[name], signed=name in signed) for name, function in points.items()
+        )
         return cls(
-            points=tuple(
-                fit_encoding(name, function, columns[name], signed=name in signed) for name, function in points.items()
-            ),
+            points=encodings,
             clouds=tuple(
                 Scale.fit(name, function, rows[name], signed=name in signed_rows) for name, function in features.items()
             ),
             count=Scale.fit("number of points", "standard", clouds.counts),
             types=types,
             schema=schema,
+            combinations=Combinations.fit(encodings, columns),
         )
 
     @property
@@ -270,6 +274,7 @@ class Transform:
             "count": vars(self.count),
             "types": list(self.types),
             "schema": self.schema.to_dict(),
+            "combinations": None if self.combinations is None else vars(self.combinations),
         }
 
     @classmethod
@@ -281,6 +286,8 @@ class Transform:
             count=Scale(**data["count"]),
             types=tuple(data["types"]),
             schema=Schema.from_dict(data["schema"]),
+            # Before format version 3 there were no categories.
+            combinations=Combinations.from_dict(data["combinations"]) if data.get("combinations") else None,
         )
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from pcdiff.encodings import Categories, Scale, encoding_of, leading_scale
+from pcdiff.encodings import Categories, Combinations, Scale, encoding_of, leading_scale
 from pcdiff.errors import DataError
 
 # Categories of unequal shares; numbers that are neither even nor start at 0; one category alone.
@@ -72,3 +72,25 @@ def test_the_leading_scale_is_found_behind_categories() -> None:
     points = (Categories.fit("charge", np.array([-1, 0, 1])), Scale("etarel", "standard", 0.0, 0.1), ptrel)
     assert leading_scale(points) == (4, ptrel)
     assert leading_scale(points[:2]) is None
+
+
+def test_combinations_are_those_of_the_training_data() -> None:
+    """Photons have no charge: of the six products four are there, with code words side by side."""
+    columns = {"charge": np.array([0, 1, -1, 0, 0, 1]), "photon": np.array([1, 0, 0, 0, 1, 0])}
+    encodings = [Categories.fit(name, values) for name, values in columns.items()]
+    points = (encodings[0], Scale("x", "standard", 0.0, 1.0), encodings[1])
+    found = Combinations.fit(points, columns)
+    assert found is not None
+    assert found.names == ("charge", "photon")
+    assert found.values == ((-1, 0), (0, 0), (0, 1), (1, 0))
+    np.testing.assert_allclose(found.shares, np.array([1, 1, 2, 2]) / 6)
+    words = found.words(points)
+    np.testing.assert_array_equal(words[:, :3], encodings[0].forward(np.array([-1, 0, 0, 1])))
+    np.testing.assert_array_equal(words[:, 3:], encodings[1].forward(np.array([0, 0, 1, 0])))
+    # In the mean over them a code word is that of no category, as the noise-free mean of a channel must be.
+    np.testing.assert_allclose(np.array(found.shares) @ words, 0, atol=1e-6)
+    assert Combinations.fit((points[1],), {}) is None
+    with pytest.raises(
+        DataError, match="features charge, photon have 101 different combinations; expected at most 100"
+    ):
+        Combinations.fit(encodings, {"charge": np.arange(101) % 51, "photon": np.arange(101) % 53})

@@ -27,9 +27,9 @@ what a net says of them is read by :mod:`pcdiff.diffusion.categories`, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class Denoiser(nn.Module):
         schedule: of the noise.
         parametrisation: what the net puts out, a key of :data:`PARAMETRISATIONS`.
         dimension: the D of a Poisson flow (see :mod:`pcdiff.diffusion.poisson`); Gaussian noise when absent.
-        heads: one for each categorical feature.
+        head: reads the output for categorical features, where there are some.
     """
 
     def __init__(
@@ -138,15 +138,14 @@ class Denoiser(nn.Module):
         *,
         parametrisation: str = "preconditioned",
         dimension: float | None = None,
-        heads: Sequence[CategoryHead] = (),
+        head: CategoryHead | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.schedule = schedule
         self.parametrisation = parametrisation
         self.dimension = dimension
-        # So that they move with the model; they have nothing to learn.
-        self.heads = cast(Sequence[CategoryHead], nn.ModuleList(heads))
+        self.head = head
 
     def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
         """Predict from noisy clouds.
@@ -162,13 +161,12 @@ class Denoiser(nn.Module):
             level = effective_level(level, x_t, mask, self.dimension)
         output = self.net(x_t / level.r, level.log_snr.flatten(), mask, cond)
         prediction = Prediction.of(self.parametrisation, output, x_t, level)
-        if not self.heads:
+        if self.head is None:
             return prediction
-        read = prediction.output.clone()
-        for head in self.heads:
-            noisy = x_t[..., head.channels]
-            x0 = head(noisy, output[..., head.channels], level)
-            read[..., head.channels] = Prediction.of("x0", x0, noisy, level).output * mask[..., None]
+        channels = self.head.channels
+        noisy = x_t[..., channels]
+        categories = Prediction.of("x0", self.head(noisy, output[..., channels], level), noisy, level)
+        read = prediction.output.index_copy(-1, channels, categories.output * mask[..., None])
         return Prediction(x_t, read, level)
 
 
