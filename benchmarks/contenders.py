@@ -243,7 +243,7 @@ def contenders(constituents: int, extent: Extent) -> tuple[list[Ours], Padded]:
 
 def padded_attention(config: Config, transform: Transform) -> Denoiser:
     """The usual transformer, as wide and as deep as the net of a config."""
-    net = AttentionReference(len(transform.points), transform.conditions, config.net.hidden, config.net.layers)
+    net = AttentionReference(len(transform.channels), transform.conditions, config.net.hidden, config.net.layers)
     return Denoiser(net, build_schedule(config.schedule))
 
 

@@ -154,7 +154,7 @@ def test_each_setting_that_the_template_shows_is_one() -> None:
     texts = [TEMPLATE]
     for off in re.finditer(r"^ *#(?=\w)", TEMPLATE, flags=re.MULTILINE):
         texts.append(TEMPLATE[: off.end() - 1] + TEMPLATE[off.end() :])
-    assert len(texts) == 5
+    assert len(texts) == 6
     for text in texts:
         settings, repeated = parse_yaml(text)
         assert not repeated
