@@ -208,6 +208,8 @@ def _jets(particles: ak.Array, recipe: Recipe, table: Any) -> PointClouds:
     leading = ak.argsort(jets.pt, axis=1, ascending=False)[:, :2]
     jets, inside = jets[leading], inside[leading]
     keep = (jets.pt > recipe.pt[0]) & (jets.pt < recipe.pt[1]) & (abs(jets.eta) < recipe.eta)
+    # A lone photon, once in 20,000 jets of light quarks, is no jet: it has no mass.
+    keep = keep & (ak.num(inside, axis=2) > 1)
     if PROCESSES[recipe.process].partons:
         keep = keep & _is_near(jets, _partons(particles, PROCESSES[recipe.process]), recipe.radius)
     jets, inside = jets[keep], inside[keep]
