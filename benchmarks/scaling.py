@@ -97,9 +97,9 @@ class Extent:
 FULL = Extent(
     sizes=(10, 25, 50, 100, 250, 500, 1000, 2500, 5000),
     points_per_batch=5000,
-    cores_sizes=(30, 150, 1000),
-    cores_steps=3,
-    request=50_000,
+    cores_sizes=(30, 150),
+    cores_steps=2,
+    request=32_768,
     rounds=3,
     seconds=0.3,
     most_seconds=60,
