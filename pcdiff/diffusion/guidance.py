@@ -67,7 +67,7 @@ class ClassifierFree(_Wrapper):
         both = self.denoiser(*twice, torch.cat([cond, hidden]))
         with_it, without = both.output.chunk(2)
         # The level of a cloud does not depend on its conditions.
-        level = Level(*(getattr(both.level, field.name)[: len(x_t)] for field in fields(Level)))
+        level = Level(*(getattr(both.level, field.name)[: x_t.shape[0]] for field in fields(Level)))
         return Prediction(x_t, without + self.scale * (with_it - without), level)
 
 

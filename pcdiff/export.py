@@ -1,0 +1,318 @@
+"""A whole generator as one ONNX file, for programs without Python: from noise and conditions to points in physical units.
+
+    input     noise     (clouds, points, F)  float32   standard normal, finite also where there is no point
+              counts    (clouds,)            int64     number of points of each cloud, at most ``points``
+              features  (clouds, K)          float32   cloud features in physical units; absent when K = 0
+              type      (clouds,)            int64     positions in the types; absent when there are fewer than two
+    output    points    (clouds, points, F)  float32   physical units, constituents by falling pT, zero where there is no point
+              mask      (clouds, points)     bool      true where there is a point
+
+Any number of clouds and points fits. The sampler is unrolled on its grid. The net stands in the file once, as a function that each
+evaluation calls, so that neither the file nor the time to make it grows with the number of steps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import pcdiff
+from pcdiff.config import GraphConfig, SamplingConfig
+from pcdiff.diffusion import Denoiser, DenoiserLike, sample
+from pcdiff.diffusion.guidance import ClassifierFree
+from pcdiff.diffusion.samplers import Levels
+from pcdiff.errors import PcdiffError, optional
+from pcdiff.files import atomic_file
+from pcdiff.generator import Generator
+from pcdiff.schema import Feature
+from pcdiff.transforms import Scale, Transform, leading_feature
+
+__all__ = ["FORMAT_VERSION", "export_onnx"]
+
+FORMAT_VERSION = 1
+"""Of the inputs, outputs and metadata of a file."""
+
+# Samplers whose number of evaluations is known beforehand and that draw nothing on the way.
+_UNROLLED = ("ddim", "unipc")
+
+# The name of the net among the functions of a file.
+_DOMAIN, _NET = "pcdiff", "net"
+
+# What is traced stands for clouds of any number and size; these are neither 0 nor 1, which a trace takes for special.
+_CLOUDS, _POINTS = 3, 5
+
+
+def export_onnx(
+    generator: Generator | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    sampler: str | None = None,
+    order: int | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    denoise: bool | None = None,
+    guidance: float | None = None,
+) -> Path:
+    """Write a generator as one ONNX file, whole or not at all; what goes in and comes out stands at the head of this module.
+
+    The file says in its metadata what the columns are, in which units, and which generator and sampler it holds. Number of points
+    and cloud features are inputs: the model of them (:attr:`pcdiff.generator.Generator.multiplicity`) is not in the file.
+
+    Args:
+        generator: a generator, or what :meth:`pcdiff.generator.Generator.load` takes.
+        output: the file.
+        sampler, order, steps, grid, denoise, guidance: override the generator's default sampler, which must draw no noise. The net
+            is computed in float32.
+
+    Returns:
+        The file.
+
+    Raises:
+        PcdiffError: the generator or the sampler cannot be written so, a setting is out of range, or the extra ``export`` is not
+            installed.
+    """
+    onnx = optional("onnx", "export")
+    optional("onnxscript", "export")
+    made = generator if isinstance(generator, Generator) else Generator.load(generator)
+    chosen = made.choose(sampler=sampler, order=order, steps=steps, grid=grid, denoise=denoise, guidance=guidance)
+    _require_exportable(made, chosen)
+    chosen = chosen.model_copy(update={"precision": "float32"})
+    denoiser = made.denoiser.cpu()
+    times = made.grid(chosen)
+    whole = _traced(_Whole(denoiser, chosen, Levels.of(denoiser, times), made.transform), _inputs(made.transform), 2)
+    _insert(_traced(denoiser.net, _net_inputs(made.transform), 1), whole)
+    onnx.helper.set_model_props(whole, _metadata(made, chosen, times))
+    onnx.checker.check_model(whole)
+    target = Path(output)
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(whole.SerializeToString())
+    return target
+
+
+def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
+    """Refuse what has no such file.
+
+    Raises:
+        PcdiffError: says why.
+    """
+    settings = generator.settings
+    expected = f"expected {' or '.join(_UNROLLED)}, without noise on the way"
+    if chosen.options.get("eta"):
+        raise PcdiffError(f"sampler {chosen.sampler!r} with eta = {chosen.options['eta']} draws noise; {expected}")
+    if chosen.sampler not in _UNROLLED:
+        raise PcdiffError(f"sampler {chosen.sampler!r} cannot be written as ONNX; {expected}")
+    if chosen.precision == "bfloat16":
+        raise PcdiffError("precision 'bfloat16' cannot be written as ONNX; expected float32 or auto")
+    if isinstance(settings.net, GraphConfig):
+        raise PcdiffError("a graph net chooses neighbours anew for each cloud, which ONNX cannot; expected epic or transformer")
+    if settings.denoiser.potential:
+        raise PcdiffError("denoiser.potential: the net is a gradient, which ONNX has not; expected a generator without")
+    if settings.denoiser.dimension is not None:
+        raise PcdiffError("denoiser.dimension: a Poisson flow starts from other than normal noise; expected a diffusion")
+
+
+class _Call(nn.Module):
+    """Stands for the net while the sampler is traced: a call of a function that the file holds once."""
+
+    def forward(self, x: Tensor, log_snr: Tensor, mask: Tensor, cond: Tensor) -> Tensor:
+        inputs = (x, log_snr, mask, cond)
+        called: Tensor = torch.onnx.ops.symbolic(
+            f"{_DOMAIN}::{_NET}", inputs, dtype=x.dtype, shape=x.shape, version=FORMAT_VERSION
+        )
+        return called
+
+
+class _Whole(nn.Module):
+    """What the file computes, but for the net."""
+
+    one_hot: Tensor
+
+    def __init__(self, denoiser: Denoiser, chosen: SamplingConfig, levels: Levels, transform: Transform) -> None:
+        super().__init__()
+        self.denoiser = Denoiser(_Call(), denoiser.schedule, parametrisation=denoiser.parametrisation)
+        self.chosen = chosen
+        self.levels = levels
+        self.transform = transform
+        self.register_buffer("one_hot", torch.eye(len(transform.types)), persistent=False)
+
+    def forward(
+        self, noise: Tensor, counts: Tensor, features: Tensor | None = None, type: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Points and mask; see the head of this module."""
+        mask = torch.arange(noise.shape[1]) < counts[:, None]
+        guided: DenoiserLike = self.denoiser
+        if self.chosen.guidance != 1:
+            guided = ClassifierFree(guided, self.chosen.guidance)
+        x = sample(
+            self.chosen.sampler,
+            guided,
+            noise,
+            self.levels,
+            mask,
+            self._conditions(counts, features, type),
+            order=self.chosen.order,
+            denoise=self.chosen.denoise,
+        )
+        return self._physical(x, mask), mask
+
+    def _conditions(self, counts: Tensor, features: Tensor | None, type: Tensor | None) -> Tensor:
+        """As :meth:`pcdiff.transforms.Transform.encode_conditions`, shape (clouds, C)."""
+        columns = [_standardised(self.transform.count, counts)]
+        if features is not None:
+            columns += [_standardised(scale, features[:, i]) for i, scale in enumerate(self.transform.clouds)]
+        cond = torch.stack(columns, dim=1)
+        return cond if type is None else torch.cat([cond, self.one_hot[type]], dim=1)
+
+    def _physical(self, x: Tensor, mask: Tensor) -> Tensor:
+        """As :meth:`pcdiff.transforms.Transform.decode`, constituents in falling order, shape (clouds, points, F)."""
+        scales = self.transform.points
+        leading = leading_feature(scales) if self.transform.schema.kind == "jets" else None
+        if leading is not None:
+            key = x[..., leading].masked_fill(~mask, -torch.inf)
+            order = key.topk(key.shape[1], dim=1).indices
+            x = x.gather(1, order[..., None].expand(-1, -1, len(scales)))
+        columns = [_unstandardised(scale, x[..., i]) for i, scale in enumerate(scales)]
+        if self.transform.schema.kind == "jets":
+            columns = [
+                _wrapped(column) if scale.name == "phi" else column for scale, column in zip(scales, columns, strict=True)
+            ]
+        return torch.stack(columns, dim=-1).float().masked_fill(~mask[..., None], 0)
+
+
+def _standardised(scale: Scale, values: Tensor) -> Tensor:
+    """As :meth:`pcdiff.transforms.Scale.forward`."""
+    shaped = values.double().log() if scale.function == "log" else values.double()
+    return ((shaped - scale.mean) / scale.std).float()
+
+
+def _unstandardised(scale: Scale, values: Tensor) -> Tensor:
+    """As :meth:`pcdiff.transforms.Scale.inverse`, in double precision."""
+    shaped = values.double() * scale.std + scale.mean
+    limit = np.finfo(np.float32)
+    if scale.function == "log":
+        return shaped.exp().clamp(float(limit.tiny), float(limit.max))
+    return shaped.clamp(float(limit.min), float(limit.max))
+
+
+def _wrapped(angle: Tensor) -> Tensor:
+    """As :func:`pcdiff.kinematics.wrap`."""
+    inside = (angle >= -torch.pi) & (angle < torch.pi)
+    turns = torch.floor((angle + torch.pi) / (2 * torch.pi))
+    return torch.where(inside, angle, angle - 2 * torch.pi * turns)
+
+
+def _inputs(transform: Transform) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """Each input of the file: an example, and the names of its dynamic axes."""
+    found = {
+        "noise": (torch.zeros(_CLOUDS, _POINTS, len(transform.points)), ("clouds", "points")),
+        "counts": (torch.ones(_CLOUDS, dtype=torch.int64), ("clouds",)),
+    }
+    if transform.clouds:
+        found["features"] = torch.ones(_CLOUDS, len(transform.clouds)), ("clouds",)
+    if len(transform.types) > 1:
+        found["type"] = torch.zeros(_CLOUDS, dtype=torch.int64), ("clouds",)
+    return found
+
+
+def _net_inputs(transform: Transform) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """Each input of the net, likewise."""
+    return {
+        "x": (torch.zeros(_CLOUDS, _POINTS, len(transform.points)), ("clouds", "points")),
+        "log_snr": (torch.zeros(_CLOUDS), ("clouds",)),
+        "mask": (torch.ones(_CLOUDS, _POINTS, dtype=torch.bool), ("clouds", "points")),
+        "cond": (torch.zeros(_CLOUDS, transform.conditions), ("clouds",)),
+    }
+
+
+def _traced(module: nn.Module, inputs: Mapping[str, tuple[Tensor, tuple[str, ...]]], outputs: int) -> Any:
+    """The module as an ONNX model.
+
+    Args:
+        module: what is computed.
+        inputs: by the names of the arguments, examples and the names of their dynamic axes.
+        outputs: 2 for points and mask, 1 for points alone.
+    """
+    dims = {name: torch.export.Dim(name) for name in ("clouds", "points")}
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs={name: example for name, (example, _) in inputs.items()},
+            dynamic_shapes={name: {i: dims[axis] for i, axis in enumerate(axes)} for name, (_, axes) in inputs.items()},
+            input_names=list(inputs),
+            output_names=["points", "mask"][:outputs],
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    model = program.model_proto
+    # Where in the code a node comes from would put the paths of this machine into the file.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch.onnx says of its own parts and of packages that it could also serve is not for a user of pcdiff."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _insert(net: Any, whole: Any) -> None:
+    """Put the net into a model that calls it, as a function whose last inputs are the weights."""
+    helper = optional("onnx", "export").helper
+    weights = [tensor.name for tensor in net.graph.initializer]
+    inputs = [value.name for value in net.graph.input] + weights
+    outputs = [value.name for value in net.graph.output]
+    whole.functions.append(helper.make_function(_DOMAIN, _NET, inputs, outputs, net.graph.node, net.opset_import))
+    for tensor in net.graph.initializer:
+        added = whole.graph.initializer.add()
+        added.CopyFrom(tensor)
+        added.name = f"{_NET}.{tensor.name}"
+    for node in whole.graph.node:
+        if node.domain == _DOMAIN:
+            node.input.extend(f"{_NET}.{name}" for name in weights)
+
+
+def _metadata(generator: Generator, chosen: SamplingConfig, times: Tensor) -> dict[str, str]:
+    """What the file says of itself; all but plain words is JSON."""
+    transform, schema = generator.transform, generator.transform.schema
+    plain = {
+        "points": [_described(schema.point(scale.name)) for scale in transform.points],
+        "features": [_described(schema.cloud(scale.name)) for scale in transform.clouds],
+        "types": list(transform.types),
+        "sampler": chosen.model_dump(mode="json") | {"times": times.tolist()},
+        "provenance": generator.origin,
+    }
+    return {
+        "pcdiff": pcdiff.__version__,
+        "format_version": str(FORMAT_VERSION),
+        "generator": str(generator.provenance.get("name", "")),
+        "config_hash": str(generator.provenance.get("config_hash", "")),
+        "kind": schema.kind,
+        **{name: json.dumps(value, ensure_ascii=False) for name, value in plain.items()},
+    }
+
+
+def _described(feature: Feature) -> dict[str, str]:
+    return {"name": feature.name, "unit": feature.unit, "description": feature.description}
