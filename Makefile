@@ -74,6 +74,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/throughput.py gluon30 gluon30-fast
 	$(BIN)/python benchmarks/observables.py
+	$(BIN)/python benchmarks/export.py gluon30 gluon30-fast
 	if [ -f data/gluon30_test.hdf5 ]; then \
 		$(BIN)/python benchmarks/evaluations.py gluon30-teacher --students gluon30 gluon30-fast --truth data/gluon30_test.hdf5; fi
 

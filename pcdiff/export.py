@@ -19,6 +19,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 import pcdiff
 from pcdiff.config import GraphConfig, SamplingConfig
-from pcdiff.diffusion import Denoiser, DenoiserLike, sample
+from pcdiff.diffusion import Denoiser, DenoiserLike, Level, Prediction, sample
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Levels
 from pcdiff.errors import PcdiffError, optional
@@ -89,7 +90,7 @@ def export_onnx(
     chosen = chosen.model_copy(update={"precision": "float32"})
     denoiser = made.denoiser.cpu()
     times = made.grid(chosen)
-    whole = _traced(_Whole(denoiser, chosen, Levels.of(denoiser, times), made.transform), _inputs(made.transform), 2)
+    whole = _traced(_Whole(denoiser, chosen, times, made.transform), _inputs(made.transform), 2)
     _insert(_traced(denoiser.net, _net_inputs(made.transform), 1), whole)
     onnx.helper.set_model_props(whole, _metadata(made, chosen, times))
     onnx.checker.check_model(whole)
@@ -114,22 +115,46 @@ def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
     if chosen.precision == "bfloat16":
         raise PcdiffError("precision 'bfloat16' cannot be written as ONNX; expected float32 or auto")
     if isinstance(settings.net, GraphConfig):
-        raise PcdiffError("a graph net chooses neighbours anew for each cloud, which ONNX cannot; expected epic or transformer")
+        raise PcdiffError(
+            "a graph net chooses neighbours anew for each cloud, which ONNX cannot; expected epic or transformer"
+        )
     if settings.denoiser.potential:
         raise PcdiffError("denoiser.potential: the net is a gradient, which ONNX has not; expected a generator without")
     if settings.denoiser.dimension is not None:
-        raise PcdiffError("denoiser.dimension: a Poisson flow starts from other than normal noise; expected a diffusion")
-
-
-class _Call(nn.Module):
-    """Stands for the net while the sampler is traced: a call of a function that the file holds once."""
-
-    def forward(self, x: Tensor, log_snr: Tensor, mask: Tensor, cond: Tensor) -> Tensor:
-        inputs = (x, log_snr, mask, cond)
-        called: Tensor = torch.onnx.ops.symbolic(
-            f"{_DOMAIN}::{_NET}", inputs, dtype=x.dtype, shape=x.shape, version=FORMAT_VERSION
+        raise PcdiffError(
+            "denoiser.dimension: a Poisson flow starts from other than normal noise; expected a diffusion"
         )
-        return called
+
+
+class _AtTimes(nn.Module):
+    """A denoiser at the times of a grid; evaluating its net is a call of the function that the file holds once.
+
+    Its levels are looked up, as they are here: next to noise a tangent of other rounding changes alpha in the fifth digit.
+    """
+
+    times: Tensor
+    levels: Tensor
+
+    def __init__(self, denoiser: Denoiser, times: Tensor) -> None:
+        super().__init__()
+        self.schedule = denoiser.schedule
+        self.parametrisation = denoiser.parametrisation
+        times = times.float()
+        with torch.no_grad():
+            level = self.schedule.level(times)
+        values = [getattr(level, field.name).flatten() for field in fields(Level)]
+        self.register_buffer("times", times)
+        self.register_buffer("levels", torch.stack(values))
+
+    def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
+        """As :meth:`pcdiff.diffusion.Denoiser.forward`, at times of the grid."""
+        step = (t[:, None] - self.times).abs().argmin(dim=1)
+        level = Level(*(values[step][:, None, None] for values in self.levels))
+        inputs = (x_t / level.r, level.log_snr.flatten(), mask, cond)
+        output = torch.onnx.ops.symbolic(
+            f"{_DOMAIN}::{_NET}", inputs, dtype=x_t.dtype, shape=x_t.shape, version=FORMAT_VERSION
+        )
+        return Prediction.of(self.parametrisation, output, x_t, level)
 
 
 class _Whole(nn.Module):
@@ -137,11 +162,12 @@ class _Whole(nn.Module):
 
     one_hot: Tensor
 
-    def __init__(self, denoiser: Denoiser, chosen: SamplingConfig, levels: Levels, transform: Transform) -> None:
+    def __init__(self, denoiser: Denoiser, chosen: SamplingConfig, times: Tensor, transform: Transform) -> None:
         super().__init__()
-        self.denoiser = Denoiser(_Call(), denoiser.schedule, parametrisation=denoiser.parametrisation)
+        self.denoiser = _AtTimes(denoiser, times)
         self.chosen = chosen
-        self.levels = levels
+        # Whether times fall cannot be asked in a trace.
+        self.levels = Levels.of(denoiser, times)
         self.transform = transform
         self.register_buffer("one_hot", torch.eye(len(transform.types)), persistent=False)
 
@@ -184,7 +210,8 @@ class _Whole(nn.Module):
         columns = [_unstandardised(scale, x[..., i]) for i, scale in enumerate(scales)]
         if self.transform.schema.kind == "jets":
             columns = [
-                _wrapped(column) if scale.name == "phi" else column for scale, column in zip(scales, columns, strict=True)
+                _wrapped(column) if scale.name == "phi" else column
+                for scale, column in zip(scales, columns, strict=True)
             ]
         return torch.stack(columns, dim=-1).float().masked_fill(~mask[..., None], 0)
 

@@ -416,7 +416,7 @@ def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
 
 def test_the_readme_has_a_place_for_each_script() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in ("quality", "choices", "evaluations", "throughput", "speed", "observables"):
+    for name in ("quality", "choices", "evaluations", "throughput", "export", "speed", "observables"):
         assert text.count(f"<!-- results: written by {name}.py -->") == 1
         assert text.count(f"<!-- end of results of {name}.py -->") == 1
     # And the cards of those that are held to limits have one for their quality.
