@@ -52,7 +52,7 @@ class Choice:
 
 
 _SMALL = ("training.points_per_batch=3840",)
-_ADAMW = ("optim.kind=adamw", *_SMALL)
+_ADAMW = ("optim={kind: adamw, lr: 1.0e-3, weight_decay: 0.03}", *_SMALL)
 _FOUR = ("net.layers=4",)
 CHOICES = (
     Choice("EPiC of 4 layers, even times, AdamW", (*_FOUR, *_ADAMW, "net.heads=0", "loss.times=low-discrepancy")),
@@ -69,7 +69,9 @@ CHOICES = (
 def measure(choice: Choice, minutes: float, jets: int, folder: Path) -> dict[str, Any]:
     """Train one row and judge it: plain data."""
     quiet = ("training.compare=0", "tracking.enabled=false", "multiplicity.steps=1", "multiplicity.hidden=8")
-    settings = (*choice.overrides, *quiet, "training.log_every=50")
+    # So short a training has no time for the long ones of the config.
+    short = ("optim.warmup=50", "optim.ema=0.99", "training.log_every=50")
+    settings = (*choice.overrides, *quiet, *short)
 
     def run(name: str, steps: int) -> tuple[Config, Path]:
         whole = (*settings, f"output={folder / name}", f"training.steps={steps}", f"training.validate_every={steps}")

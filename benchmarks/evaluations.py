@@ -94,9 +94,10 @@ QUICK = Extent(jets=40, evaluations=(4, 8), fine=40, draws=3)
 class Trajectories:
     """The noise of some jets, which every sampler starts from."""
 
-    def __init__(self, generator: Generator, jets: int, seed: int) -> None:
+    def __init__(self, generator: Generator, jets: int, seed: int, found: Conditions | None = None) -> None:
         self.generator, self.seed = generator, seed
-        self.found: Conditions = generator.conditions(0, jets, seed)
+        # A student may have another model of the number of points than the generator that it learned from.
+        self.found: Conditions = generator.conditions(0, jets, seed) if found is None else found
         self.noise, self.mask, self.cond = generator.batch(0, self.found, seed)
 
     def ends(self, **sampling: Any) -> npt.NDArray[np.float32]:
@@ -200,7 +201,7 @@ def measure(
                 advance(f"{name}, {grid}, {count} evaluations")
     taught = []
     for name, student in students.items():
-        own_way = Trajectories(student, extent.jets, seed=1)
+        own_way = Trajectories(student, extent.jets, seed=1, found=trajectories.found)
         if not torch.equal(own_way.cond, trajectories.cond):
             raise DataError(f"{name}: makes other jets of this noise, so it was not distilled from the generator")
         about = {"name": name, "evaluations": evaluations(student)}

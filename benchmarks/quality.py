@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from generators import load_all
-from quality_results import GOALS, Store, judged, markdown, notes, tables
+from quality_results import LIMITS, Store, judged, markdown, notes, tables
 from tables import README, console, show, update_readme
 
 import pcdiff
@@ -34,7 +34,7 @@ from pcdiff.evaluation.physics_distances import frechet_physics_distance
 from pcdiff.generator import Generator
 from pcdiff.physics import Measured, measure, observables
 from pcdiff.physics.jets import prime_columns
-from pcdiff.resources import PRETRAINED, find, pretrained
+from pcdiff.resources import find, pretrained
 
 RESULTS = Path(__file__).with_name("results") / "quality.json"
 JETS, QUICK_JETS = 50_000, 600
@@ -230,8 +230,8 @@ def main() -> None:
     parser.add_argument(
         "generators",
         nargs="*",
-        default=list(GOALS),
-        help=f"runs, folders of generators, or names (default: {' '.join(GOALS)})",
+        default=list(LIMITS),
+        help=f"runs, folders of generators, or names (default: {' '.join(LIMITS)})",
     )
     parser.add_argument("--truth", required=True, help="file of true jets that no training saw")
     parser.add_argument("--reference", help="file of as many others (default: the next ones of --truth)")
@@ -288,13 +288,12 @@ def main() -> None:
     if chosen.update_readme:
         update_readme("quality.py", markdown(store, names))
         out.print(f"tables: {README}")
-        for name in set(names) & set(pretrained()):
-            card = PRETRAINED / name / "README.md"
-            update_readme("quality.py", markdown(store, [name]), card)
-            out.print(f"tables: {card}")
-    missed = [
-        f"{name}: {one.metric}" for name in names for one in judged(store, name) if one.required and one.met is False
-    ]
+        for name, folder in pretrained().items():
+            # By its name, and not a run of the same name.
+            if name in chosen.generators:
+                update_readme("quality.py", markdown(store, [name]), folder / "README.md")
+                out.print(f"tables: {folder / 'README.md'}")
+    missed = [f"{name}: {one.metric}" for name in names for one in judged(store, name) if one.met is False]
     if missed:
         raise SystemExit(f"beyond the limit: {', '.join(missed)}")
 

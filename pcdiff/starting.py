@@ -46,12 +46,13 @@ def load_start(
         ("net", settings.net, start.settings.net),
         ("schedule", settings.schedule, start.settings.schedule),
         ("denoiser", settings.denoiser, start.settings.denoiser),
+        # The order of the features is that of the net's inputs.
         ("features.points", list(points), functions_of(start.transform.points)),
         ("features.clouds", list(clouds), functions_of(start.transform.clouds)),
     )
     for key, ours, theirs in compared:
         if ours != theirs:
-            raise ConfigError(f"{name}: start: {path} has {key} {theirs}, expected {ours}")
+            raise ConfigError(f"{name}: start: {path} has {key} {theirs}, expected that of the config, {ours}")
     return start
 
 
