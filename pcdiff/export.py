@@ -1,14 +1,15 @@
 """A whole generator as one ONNX file, for programs without Python: from noise and conditions to points in physical units.
 
-    input     noise     (clouds, points, F)  float32   standard normal, finite also where there is no point
-              counts    (clouds,)            int64     number of points of each cloud, at most ``points``
-              features  (clouds, K)          float32   cloud features in physical units; absent when K = 0
-              type      (clouds,)            int64     positions in the types; absent when there are fewer than two
-    output    points    (clouds, points, F)  float32   physical units, constituents by falling pT, zero where there is no point
-              mask      (clouds, points)     bool      true where there is a point
+    input     noise     (clouds, points, F)  standard normal, finite also where there is no point
+              counts    (clouds,)            number of points of each cloud, at most ``points``
+              features  (clouds, K)          cloud features in physical units; absent when K = 0
+              type      (clouds,)            positions in the types; absent when there are fewer than two
+    output    points    (clouds, points, F)  physical units, constituents by falling pT, zero where there is no point
+              mask      (clouds, points)     true where there is a point
 
-Any number of clouds and points fits. The sampler is unrolled on its grid. The net stands in the file once, as a function that each
-evaluation calls, so that neither the file nor the time to make it grows with the number of steps.
+All are float32 but for the mask, which is bool; whole numbers too, since what experiments put around ONNX Runtime may pass on float32
+only. Any number of clouds and points fits. The sampler is unrolled on its grid. The net stands in the file once, as a function that each
+evaluation calls, so that a step adds a few operations to the file and not a net.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -34,11 +37,11 @@ from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Levels
 from pcdiff.errors import PcdiffError, optional
 from pcdiff.files import atomic_file
-from pcdiff.generator import Generator
+from pcdiff.generator import Conditions, Generator
 from pcdiff.schema import Feature
 from pcdiff.transforms import Scale, Transform, leading_feature
 
-__all__ = ["FORMAT_VERSION", "export_onnx"]
+__all__ = ["FORMAT_VERSION", "export_onnx", "onnx_inputs"]
 
 FORMAT_VERSION = 1
 """Of the inputs, outputs and metadata of a file."""
@@ -46,8 +49,15 @@ FORMAT_VERSION = 1
 # Samplers whose number of evaluations is known beforehand and that draw nothing on the way.
 _UNROLLED = ("ddim", "unipc")
 
+# What ONNX Runtime 1.15 reads, and all that came after it.
+_OPSET, _IR_VERSION = 18, 8
+
 # The name of the net among the functions of a file.
 _DOMAIN, _NET = "pcdiff", "net"
+
+# How many clouds a file is checked with, and by how much of its size, or of the spread of its feature, a value may be off. Rounding alone
+# is less than a tenth of it.
+_CHECKED, _TOLERANCE = 8, 1e-4
 
 # What is traced stands for clouds of any number and size; these are neither 0 nor 1, which a trace takes for special.
 _CLOUDS, _POINTS = 3, 5
@@ -67,23 +77,23 @@ def export_onnx(
     """Write a generator as one ONNX file, whole or not at all; what goes in and comes out stands at the head of this module.
 
     The file says in its metadata what the columns are, in which units, and which generator and sampler it holds. Number of points
-    and cloud features are inputs: the model of them (:attr:`pcdiff.generator.Generator.multiplicity`) is not in the file.
+    and cloud features are inputs: the model of them (:attr:`pcdiff.generator.Generator.multiplicity`) is not in the file. Before it
+    gets its name, ONNX Runtime makes some clouds with it, which must be those of torch.
 
     Args:
         generator: a generator, or what :meth:`pcdiff.generator.Generator.load` takes.
         output: the file.
-        sampler, order, steps, grid, denoise, guidance: override the generator's default sampler, which must draw no noise. The net
-            is computed in float32.
+        sampler, order, steps, grid, denoise, guidance: override the generator's default sampler, which must be ``ddim`` without
+            ``eta``, or ``unipc``. The net is computed in float32, whatever the generator's precision.
 
     Returns:
         The file.
 
     Raises:
-        PcdiffError: the generator or the sampler cannot be written so, a setting is out of range, or the extra ``export`` is not
-            installed.
+        PcdiffError: the generator or the sampler cannot be written so, a setting is out of range, the extra ``export`` is not
+            installed, or the file does not give what torch gives.
     """
-    onnx = optional("onnx", "export")
-    optional("onnxscript", "export")
+    onnx, _, _ = (optional(name, "export") for name in ("onnx", "onnxscript", "onnxruntime"))
     made = generator if isinstance(generator, Generator) else Generator.load(generator)
     chosen = made.choose(sampler=sampler, order=order, steps=steps, grid=grid, denoise=denoise, guidance=guidance)
     _require_exportable(made, chosen)
@@ -92,12 +102,61 @@ def export_onnx(
     times = made.grid(chosen)
     whole = _traced(_Whole(denoiser, chosen, times, made.transform), _inputs(made.transform), 2)
     _insert(_traced(denoiser.net, _net_inputs(made.transform), 1), whole)
+    whole.ir_version = _IR_VERSION
     onnx.helper.set_model_props(whole, _metadata(made, chosen, times))
     onnx.checker.check_model(whole)
     target = Path(output)
     with atomic_file(target) as temporary:
         temporary.write_bytes(whole.SerializeToString())
+        _check(temporary, made, chosen)
     return target
+
+
+def onnx_inputs(generator: Generator, found: Conditions, noise: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
+    """What a file of this generator takes, by name.
+
+    Args:
+        generator: the one that was written.
+        found: number of points, features and types of n clouds, for example of :meth:`pcdiff.generator.Generator.conditions`.
+        noise: standard normal, shape (n, N, F), with N at least the largest number of points.
+    """
+    inputs = {"noise": np.asarray(noise, np.float32), "counts": found.counts.astype(np.float32)}
+    if generator.transform.clouds:
+        columns = [found.features[scale.name] for scale in generator.transform.clouds]
+        inputs["features"] = np.stack(columns, axis=1, dtype=np.float32)
+    if len(generator.transform.types) > 1:
+        inputs["type"] = found.types.astype(np.float32)
+    return inputs
+
+
+def _check(file: Path, generator: Generator, chosen: SamplingConfig) -> None:
+    """Make a few clouds with a file and with torch.
+
+    Values are compared in order of size: where rounding swaps two points of nearly the same pT, nothing is wrong.
+
+    Raises:
+        PcdiffError: they differ by more than rounding explains.
+    """
+    onnxruntime = optional("onnxruntime", "export")
+    found = generator.conditions(0, _CHECKED, seed=0)
+    noise, mask, cond = generator.batch(0, found, 0)
+    x = generator.solve(noise, mask, cond, np.arange(_CHECKED), 0, chosen, torch.device("cpu"))
+    expected = generator.decode(x[mask].numpy(), found, {})
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    inputs = onnx_inputs(generator, found, noise)
+    # Twice: from the second time on memory is laid out as the first has shown, which has failed before.
+    for _ in range(2):
+        points = session.run(["points"], inputs)[0][mask.numpy()]
+        for i, scale in enumerate(generator.transform.points):
+            a, b = (np.sort(values.astype(np.float64)) for values in (points[:, i], expected.column(scale.name)))
+            size = np.abs(b) if scale.function == "log" else np.maximum(np.abs(b), scale.std)
+            worst = np.max(np.abs(a - b) / size)
+            if not worst <= _TOLERANCE:
+                used = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
+                raise PcdiffError(
+                    f"the file does not give what torch gives: {scale.name!r} is off by {worst:.1e} of its size, expected at "
+                    f"most {_TOLERANCE:.0e}; this is {used}: take the versions in constraints.txt"
+                )
 
 
 def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
@@ -112,8 +171,6 @@ def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
         raise PcdiffError(f"sampler {chosen.sampler!r} with eta = {chosen.options['eta']} draws noise; {expected}")
     if chosen.sampler not in _UNROLLED:
         raise PcdiffError(f"sampler {chosen.sampler!r} cannot be written as ONNX; {expected}")
-    if chosen.precision == "bfloat16":
-        raise PcdiffError("precision 'bfloat16' cannot be written as ONNX; expected float32 or auto")
     if isinstance(settings.net, GraphConfig):
         raise PcdiffError(
             "a graph net chooses neighbours anew for each cloud, which ONNX cannot; expected epic or transformer"
@@ -197,7 +254,7 @@ class _Whole(nn.Module):
         if features is not None:
             columns += [_standardised(scale, features[:, i]) for i, scale in enumerate(self.transform.clouds)]
         cond = torch.stack(columns, dim=1)
-        return cond if type is None else torch.cat([cond, self.one_hot[type]], dim=1)
+        return cond if type is None else torch.cat([cond, self.one_hot[type.long()]], dim=1)
 
     def _physical(self, x: Tensor, mask: Tensor) -> Tensor:
         """As :meth:`pcdiff.transforms.Transform.decode`, constituents in falling order, shape (clouds, points, F)."""
@@ -219,16 +276,21 @@ class _Whole(nn.Module):
 def _standardised(scale: Scale, values: Tensor) -> Tensor:
     """As :meth:`pcdiff.transforms.Scale.forward`."""
     shaped = values.double().log() if scale.function == "log" else values.double()
-    return ((shaped - scale.mean) / scale.std).float()
+    return ((shaped - _exact(scale.mean)) / _exact(scale.std)).float()
 
 
 def _unstandardised(scale: Scale, values: Tensor) -> Tensor:
     """As :meth:`pcdiff.transforms.Scale.inverse`, in double precision."""
-    shaped = values.double() * scale.std + scale.mean
+    shaped = values.double() * _exact(scale.std) + _exact(scale.mean)
     limit = np.finfo(np.float32)
     if scale.function == "log":
         return shaped.exp().clamp(float(limit.tiny), float(limit.max))
     return shaped.clamp(float(limit.min), float(limit.max))
+
+
+def _exact(number: float) -> Tensor:
+    """A number that a trace keeps in double precision; of a Python number it keeps float32."""
+    return torch.tensor(number, dtype=torch.float64)
 
 
 def _wrapped(angle: Tensor) -> Tensor:
@@ -242,12 +304,12 @@ def _inputs(transform: Transform) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """Each input of the file: an example, and the names of its dynamic axes."""
     found = {
         "noise": (torch.zeros(_CLOUDS, _POINTS, len(transform.points)), ("clouds", "points")),
-        "counts": (torch.ones(_CLOUDS, dtype=torch.int64), ("clouds",)),
+        "counts": (torch.ones(_CLOUDS), ("clouds",)),
     }
     if transform.clouds:
         found["features"] = torch.ones(_CLOUDS, len(transform.clouds)), ("clouds",)
     if len(transform.types) > 1:
-        found["type"] = torch.zeros(_CLOUDS, dtype=torch.int64), ("clouds",)
+        found["type"] = torch.zeros(_CLOUDS), ("clouds",)
     return found
 
 
@@ -278,16 +340,19 @@ def _traced(module: nn.Module, inputs: Mapping[str, tuple[Tensor, tuple[str, ...
             input_names=list(inputs),
             output_names=["points", "mask"][:outputs],
             dynamo=True,
+            # Else a factor within 1e-5 of 1 is taken for 1, such as alpha at the last time.
+            optimize=False,
+            opset_version=_OPSET,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto
+    # Some shapes are noted down wrongly, [] for [1], and ONNX Runtime before 1.20 then gave wrong points from the second call on.
+    del model.graph.value_info[:]
     # Where in the code a node comes from would put the paths of this machine into the file.
-    for node in model.graph.node:
-        del node.metadata_props[:]
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        del value.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
     return model
 
 
