@@ -23,7 +23,7 @@ from measuring import conditions, described, ratios, summary
 from tables import README, bullets, console, digits, markdown_table, show, spread_of, update_readme
 
 from pcdiff.errors import PcdiffError, optional
-from pcdiff.export import export_onnx
+from pcdiff.export import export_onnx, onnx_inputs
 from pcdiff.files import write_json
 from pcdiff.generator import Generator
 
@@ -55,12 +55,7 @@ def measure(generator: Generator, extent: Extent) -> dict[str, Any]:
     chosen = generator.choose(precision="float32")
     found = generator.conditions(0, extent.batch, seed=1)
     noise, mask, cond = generator.batch(0, found, 1)
-    inputs = {"noise": noise.numpy(), "counts": found.counts}
-    if generator.transform.clouds:
-        names = [scale.name for scale in generator.transform.clouds]
-        inputs["features"] = np.stack([found.features[name] for name in names], axis=1)
-    if len(generator.transform.types) > 1:
-        inputs["type"] = found.types
+    inputs = onnx_inputs(generator, found, noise)
     numbers = np.arange(extent.batch)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
