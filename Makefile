@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart gluon30-data test slow spiral lint notebooks docs bench quality schema clean
+.PHONY: quickstart gluon30-data jets-data test slow spiral lint notebooks docs bench quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -42,6 +42,16 @@ data/gluon30_validation.hdf5: JETS = -n 50000 --seed 22
 data/gluon30_test.hdf5: JETS = -n 100000 --seed 23
 data/gluon30_%.hdf5: | $(VENV)/installed-dev
 	$(BIN)/pcdiff data make jets --process g $(JETS) -o $@
+
+# What configs/jets30.yaml and jets150.yaml train on and are compared with: five classes, up to 150 constituents.
+JETS150 = $(foreach type,g q t w z,$(foreach part,train validation test,data/jets150_$(type)_$(part).hdf5))
+jets-data: $(JETS150)
+
+data/jets150_%_train.hdf5: JETS = -n 60000 --seed 31
+data/jets150_%_test.hdf5: JETS = -n 20000 --seed 32
+data/jets150_%_validation.hdf5: JETS = -n 2000 --seed 33
+$(JETS150): data/jets150_%.hdf5: | $(VENV)/installed-dev
+	$(BIN)/pcdiff data make jets --process $(firstword $(subst _, ,$*)) $(JETS) --constituents 150 -o $@
 
 # Side by side; each process begins with a row of tests of its own, so that what they share is made once, and takes over from others what they have left.
 test: $(VENV)/installed-dev

@@ -102,7 +102,7 @@ def measure(choice: Choice, minutes: float, jets: int, folder: Path) -> dict[str
         "steps": steps,
         "jets": clouds,
         "cpu_minutes": seconds / 60,
-        "bounds": np.concatenate(bounds)[:jets].tolist(),
+        "bounds": [round(float(bound), 2) for bound in np.concatenate(bounds)[:jets]],
     }
 
 

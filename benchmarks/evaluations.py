@@ -22,6 +22,7 @@ from generators import evaluations, load_all
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from measuring import conditions, described
 from rich.progress import Progress
@@ -29,11 +30,12 @@ from tables import README, bullets, console, markdown_table, show, update_readme
 
 import pcdiff
 from pcdiff.clouds import PointClouds, offsets_of
+from pcdiff.conditions import Conditions
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.evaluation import wasserstein
 from pcdiff.evaluation.style import STYLE, TRUTH, colour, line, marker, page, panel
 from pcdiff.files import write_json
-from pcdiff.generator import Conditions, Generator
+from pcdiff.generator import Generator
 from pcdiff.physics import observables
 from pcdiff.resources import find
 
@@ -279,7 +281,11 @@ def _curves(axes: Axes, found: Mapping[str, Any], name: str, grid: str) -> None:
     for place, row in enumerate(_students(found) if grid == "fitted" else ()):
         value = row["relative_error"] if name == "relative_error" else row["distances"][name] / floors.mean()
         axes.plot(row["evaluations"], value, color=colour(4 + place), marker="*", markersize=11, linestyle="")
-        axes.annotate(row["name"], (row["evaluations"], value), (5, 5), textcoords="offset points", fontsize="small")
+        text = axes.annotate(
+            row["name"], (row["evaluations"], value), (6, 6), textcoords="offset points", fontsize="small"
+        )
+        # The name stays legible where curves cross it.
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     ticks = sorted({row["asked"] for row in found["rows"]} | {row["evaluations"] for row in _students(found)})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
@@ -325,7 +331,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"half as many steps end {100 * found['fine_error']:.2g} % away."
     )
     taught = [
-        f"{row['name']}, distilled from it, in {row['evaluations']} evaluations of its own net: {_cell(row, mean)}."
+        f"{row['name']}, distilled from it, with {row['evaluations']} {'evaluation' if row['evaluations'] == 1 else 'evaluations'} of its own net: {_cell(row, mean)}."
         for row in found["students"]
     ]
     return [

@@ -184,7 +184,7 @@ generator = pcdiff.Generator.load(pcdiff.train(config, progress=False))
 print(generator)
 
 # %% [markdown]
-# `types` of the training file are known to the generator; in a file with both, `generator.sample(1000, type="quark")` would ask for one of them.
+# `types` of the training file are known to the generator; in a file with both, `generator.sample(1000, conditions={"type": "quark"})` would ask for one of them.
 #
 # ## 5. Back to ROOT
 #

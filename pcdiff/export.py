@@ -31,13 +31,14 @@ import torch
 from torch import Tensor, nn
 
 import pcdiff
+from pcdiff.conditions import Conditions
 from pcdiff.config import GraphConfig, SamplingConfig
 from pcdiff.diffusion import Denoiser, DenoiserLike, Level, Prediction, sample
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Levels
 from pcdiff.errors import PcdiffError, optional
 from pcdiff.files import atomic_file
-from pcdiff.generator import Conditions, Generator
+from pcdiff.generator import Generator
 from pcdiff.schema import Feature
 from pcdiff.transforms import Scale, Transform, leading_feature
 

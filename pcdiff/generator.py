@@ -14,9 +14,11 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
@@ -36,20 +38,23 @@ from pcdiff.bundle import (
     write_tensors,
 )
 from pcdiff.clouds import PointClouds, offsets_of
+from pcdiff.conditions import Asked, Conditions, Selection, Source, as_text, conditions_of
 from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
-from pcdiff.errors import DataError, ModelError, suggest
+from pcdiff.errors import DataError, ModelError
 from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
-from pcdiff.noise import BLOCK, cloud_noise, point_noise, student_uniforms
+from pcdiff.noise import BLOCK, point_noise, student_uniforms
 from pcdiff.precision import pick_precision
 from pcdiff.resources import DESCRIPTION, find_generator
 from pcdiff.sampling_loop import Guide, Solver, Window, workers
 from pcdiff.seeds import Purpose, word
-from pcdiff.transforms import Transform, cloud_columns, leading_feature
+from pcdiff.transforms import Transform, leading_feature
 
-__all__ = ["Conditions", "Generator", "Guide"]
+__all__ = ["Generator", "Guide"]
+
+P = ParamSpec("P")
 
 # Blocks that are sorted by size together; what is held in memory is two such windows.
 _WINDOW = 16
@@ -58,28 +63,17 @@ _WINDOW = 16
 _GRID_CLOUDS = 256
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What is known of clouds before their points are made.
+def _called_like(
+    function: Callable[P, Iterator[PointClouds]],
+) -> Callable[[Callable[..., PointClouds]], Callable[P, PointClouds]]:
+    """Gives a method the arguments of another, so that their list stands once."""
 
-    Attributes:
-        counts: number of points, shape (n,).
-        features: cloud features in physical units, each (n,).
-        types: positions in the transform's types, shape (n,).
-    """
+    def decorate(method: Callable[..., PointClouds]) -> Callable[P, PointClouds]:
+        arguments = signature(function)
+        method.__signature__ = arguments.replace(return_annotation="PointClouds")  # type: ignore[attr-defined]
+        return method
 
-    counts: npt.NDArray[np.int64]
-    features: dict[str, npt.NDArray[Any]]
-    types: npt.NDArray[np.int64]
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Conditions]) -> Conditions:
-        """Those of one set of clouds after another."""
-        return cls(
-            counts=np.concatenate([part.counts for part in parts]),
-            features={name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
-            types=np.concatenate([part.types for part in parts]),
-        )
+    return decorate
 
 
 class Generator:
@@ -189,55 +183,23 @@ class Generator:
         """What a generator that is made from this one says of it: its provenance, but for the files that it was read from."""
         return {name: value for name, value in self.provenance.items() if name != "files"}
 
-    def metadata(self, **settings: Any) -> dict[str, Any]:
-        """What a file of generated clouds should say about its origin: plain data for JSON."""
-        return {"generator": self.provenance, "sampling": settings, "pcdiff": pcdiff.__version__}
+    def metadata(self, conditions: Asked | None = None, **settings: Any) -> dict[str, Any]:
+        """What a file of generated clouds should say about its origin: plain data for JSON.
 
-    def sample(
-        self,
-        n: int | None = None,
-        *,
-        seed: int = 0,
-        type: str | None = None,
-        given: PointClouds | None = None,
-        sampler: str | None = None,
-        order: int | None = None,
-        steps: int | None = None,
-        grid: str | None = None,
-        options: Mapping[str, float] | None = None,
-        denoise: bool | None = None,
-        guidance: float | None = None,
-        guide: Guide | None = None,
-        precision: str | None = None,
-        device: str = "auto",
-        progress: Callable[[int], None] | None = None,
-    ) -> PointClouds:
-        """Generate clouds in memory; arguments as for :meth:`iterate`."""
-        pieces = self.iterate(
-            n,
-            seed=seed,
-            type=type,
-            given=given,
-            sampler=sampler,
-            order=order,
-            steps=steps,
-            grid=grid,
-            options=options,
-            denoise=denoise,
-            guidance=guidance,
-            guide=guide,
-            precision=precision,
-            device=device,
-            progress=progress,
-        )
-        return PointClouds.concatenate(list(pieces))
+        Args:
+            conditions: as for :meth:`iterate`.
+            settings: of the sampling.
+        """
+        if conditions:
+            settings["conditions"] = as_text(conditions)
+        return {"generator": self.provenance, "sampling": settings, "pcdiff": pcdiff.__version__}
 
     def iterate(
         self,
         n: int | None = None,
         *,
         seed: int = 0,
-        type: str | None = None,
+        conditions: Asked | None = None,
         given: PointClouds | None = None,
         sampler: str | None = None,
         order: int | None = None,
@@ -258,7 +220,8 @@ class Generator:
         Args:
             n: how many; the number of clouds in ``given`` when absent.
             seed: the same seed gives the same clouds.
-            type: generate only this type, for example ``"t"``.
+            conditions: what is asked of the clouds, for example ``{"type": "t", "pt": (900, 1100), "number_of_points": 25}``; how they are
+                met, :mod:`pcdiff.conditions` says.
             given: take the number of points, the cloud features and the type of each cloud from here instead of drawing them.
             sampler, order, steps, grid, options, denoise, guidance: override the generator's default sampler (see
                 :class:`~pcdiff.config.SamplingConfig`).
@@ -280,8 +243,8 @@ class Generator:
             n = len(given)
         if given is not None:
             given.validate("given")
-            if type is not None:
-                raise DataError("the type is that of the given clouds; choose type or given")
+            if conditions:
+                raise DataError("the conditions are those of the given clouds; choose conditions or given")
         most = n if given is None else len(given)
         if operator.index(n) < 1 or n > most:
             raise DataError(f"cannot generate {n} clouds" + ("" if given is None else f" from the {most} given"))
@@ -298,18 +261,20 @@ class Generator:
         where = pick_device(device)
         solver = self._solver(chosen, seed, where, guide)
         computed = str(pick_precision(chosen.precision, where)).removeprefix("torch.")
-        provenance = self.metadata(seed=seed, n=n, **chosen.model_dump(mode="json") | {"precision": computed})
+        sampling = chosen.model_dump(mode="json") | {"precision": computed}
+        source = self._source(conditions, given)
+        provenance = self.metadata(conditions, seed=seed, n=n, **sampling)
         made: tuple[npt.NDArray[np.float32], Conditions] | None = None
         with workers(solver.threads) as pool:
 
             def draw(start: int) -> list[Future[tuple[Conditions, npt.NDArray[np.float32]]]]:
                 blocks = _blocks(start, min(start + _WINDOW * BLOCK, n))
-                return [pool.submit(self._draw, first, size, seed, type, given) for first, size in blocks]
+                return [pool.submit(self._draw, source, first, size, seed) for first, size in blocks]
 
             drawn = draw(0)
             for start in range(0, n, _WINDOW * BLOCK):
-                conditions, noise = zip(*(block.result() for block in drawn), strict=True)
-                found = Conditions.concatenate(conditions)
+                parts, noise = zip(*(block.result() for block in drawn), strict=True)
+                found = Conditions.concatenate(parts)
                 window = Window(
                     solver, pool, start, np.concatenate(noise), found.counts, self._encoded(found), self._falling
                 )
@@ -319,6 +284,11 @@ class Generator:
                 made = window.result(progress), found
             if made is not None:
                 yield self.decode(*made, provenance)
+
+    @_called_like(iterate)
+    def sample(self, *args: Any, **settings: Any) -> PointClouds:
+        """Generate clouds in memory; arguments as for :meth:`iterate`."""
+        return PointClouds.concatenate(list(self.iterate(*args, **settings)))
 
     def choose(self, **overrides: Any) -> SamplingConfig:
         """The default sampler with what is not None overridden; see :meth:`pcdiff.bundle.Settings.choose`."""
@@ -357,46 +327,19 @@ class Generator:
             raise DataError(str(error)) from error
         self.grids |= {count: tuple(times.tolist()) for count, times in found.items()}
 
-    def conditions(
-        self, start: int, size: int, seed: int, type: str | None = None, given: PointClouds | None = None
-    ) -> Conditions:
+    def conditions(self, start: int, size: int, seed: int, conditions: Asked | None = None) -> Conditions:
         """What is known of the clouds from ``start``, a multiple of the block, on; arguments as for :meth:`iterate`.
 
         Raises:
-            DataError: the generator knows no such type.
+            DataError: what is asked for is not known, or hardly ever drawn.
         """
-        blocks = _blocks(start, start + size)
-        return Conditions.concatenate([self._conditions(first, part, seed, type, given) for first, part in blocks])
+        draw = self._source(conditions, None)
+        return Conditions.concatenate([draw(first, part, seed) for first, part in _blocks(start, start + size)])
 
-    def _conditions(self, start: int, size: int, seed: int, type: str | None, given: PointClouds | None) -> Conditions:
-        """Those of one block, or of the first clouds of it."""
-        names = [scale.name for scale in self.transform.clouds]
-        uniform, normal = cloud_noise(seed, start, BLOCK, 1 + len(names))
+    def _source(self, conditions: Asked | None, given: PointClouds | None) -> Source:
         if given is not None:
-            part = given[start : start + size]
-            counts = part.counts
-            values = np.stack(list(cloud_columns(part, names).values()), axis=1) if names else np.zeros((size, 0))
-            types = self.transform.type_index(part)
-        else:
-            if type is not None:
-                if type not in self.transform.types:
-                    raise DataError(f"the generator knows no type {type!r}: {suggest(type, self.transform.types)}")
-                types = np.full(BLOCK, self.transform.types.index(type), np.int64)
-            else:
-                types = np.searchsorted(np.cumsum(self.types)[:-1], uniform[:, 0], side="right").astype(np.int64)
-            # The whole block, so that rounding too is the same however many are asked for.
-            counts, values = self.multiplicity.draw(normal, types)
-            counts, values, types = counts[:size], values[:size], types[:size]
-        features = {name: values[:, k].astype(np.float32) for k, name in enumerate(names)}
-        if self.transform.schema.kind != "jets":
-            return Conditions(counts, features, types)
-        if "phi" not in features and given is not None and "phi" in given.schema.cloud_names:
-            features["phi"] = given[start : start + size].feature("phi").astype(np.float32)
-        if "phi" not in features:
-            # The beams are symmetric about their axis. Rounded to float32 the largest value must stay below pi.
-            phi = (2 * np.pi * uniform[:size, 1] - np.pi).astype(np.float32)
-            features["phi"] = np.clip(phi, -np.float32(3.1415925), np.float32(3.1415925))
-        return Conditions(counts, features, types)
+            return partial(conditions_of, given, self.transform)
+        return Selection(conditions or {}, self.multiplicity, self.transform, self.types).draw
 
     def batch(self, start: int, found: Conditions, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """The noise (n, N, F), mask (n, N) and conditions (n, C) of all of these clouds in one batch."""
@@ -417,11 +360,9 @@ class Generator:
             noise = noise * student_scale(unit, self.settings.denoiser.dimension).float().numpy()[:, None, None]
         return noise[np.arange(noise.shape[1]) < counts[:, None]]
 
-    def _draw(
-        self, start: int, size: int, seed: int, type: str | None, given: PointClouds | None
-    ) -> tuple[Conditions, npt.NDArray[np.float32]]:
+    def _draw(self, source: Source, start: int, size: int, seed: int) -> tuple[Conditions, npt.NDArray[np.float32]]:
         """What is known of the clouds of one block, and their noise."""
-        found = self._conditions(start, size, seed, type, given)
+        found = source(start, size, seed)
         return found, self._noise(start, found.counts, seed)
 
     def _encoded(self, found: Conditions) -> npt.NDArray[np.float32]:

@@ -82,6 +82,11 @@ class Multiplicity(nn.Module, ABC):
         """Values for standard normal noise."""
 
     @abstractmethod
+    def quantiles(self, column: int) -> npt.NDArray[np.float64]:
+        """Values of the training data at even levels from 0 to 1, shape (m,): of the number of points, whose column is 0, or of feature
+        column - 1. Whole numbers all through where the column holds no others."""
+
+    @abstractmethod
     def log_count(
         self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
@@ -238,6 +243,11 @@ class FlowMultiplicity(Multiplicity):
         counts = np.maximum(self.counts.inverse(z[:, 0]), 1)
         return counts, np.stack(features, axis=1) if features else np.zeros((len(counts), 0))
 
+    def quantiles(self, column: int) -> npt.NDArray[np.float64]:
+        scores = special.ndtri(np.linspace(0, 1, _KNOTS))
+        found = self.marginals[column - 1].inverse(scores) if column else self.counts.inverse(scores)
+        return found.astype(np.float64)
+
     @torch.no_grad()
     def log_count(
         self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64]
@@ -310,6 +320,11 @@ class EmpiricalMultiplicity(Multiplicity):
         index = np.minimum(first + (unit * (last - first)).astype(np.int64), last - 1)
         rows = self.rows.numpy()[index]
         return rows[:, 0].astype(np.int64), rows[:, 1:]
+
+    def quantiles(self, column: int) -> npt.NDArray[np.float64]:
+        values = self.rows.numpy()[:, column]
+        found: npt.NDArray[np.float64] = np.quantile(values, np.linspace(0, 1, _KNOTS))
+        return np.rint(found) if np.all(values == np.rint(values)) else found
 
     def log_count(
         self,

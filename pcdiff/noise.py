@@ -6,6 +6,7 @@ stochastic samplers draw along the way comes from a stream of its own for each c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -13,14 +14,14 @@ import numpy.typing as npt
 
 from pcdiff.seeds import Purpose, stream
 
-__all__ = ["BLOCK", "StepNoise", "cloud_noise", "point_noise", "student_uniforms"]
+__all__ = ["BLOCK", "StepNoise", "attempt_noise", "cloud_noise", "point_noise", "student_uniforms"]
 
 # Clouds that share one random stream.
 BLOCK = 1024
 
 
-def _noise(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(stream(seed, purpose, index)))
+def _noise(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(stream(seed, purpose, *index)))
 
 
 def cloud_noise(
@@ -33,6 +34,17 @@ def cloud_noise(
         uniform.append(rng.random((BLOCK, 2)))
         normal.append(rng.standard_normal((BLOCK, width)))
     return np.concatenate(uniform)[:size], np.concatenate(normal)[:size]
+
+
+def attempt_noise(
+    seed: int, start: int, width: int
+) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Uniforms (n,) and normals (n, width) of further draws for the block of clouds that begins at ``start``, without end, in growing batches."""
+    rng = _noise(seed, Purpose.ATTEMPTS, start // BLOCK)
+    size = BLOCK // 2
+    while True:
+        yield rng.random(size), rng.standard_normal((size, width))
+        size = min(2 * size, 8 * BLOCK)
 
 
 def point_noise(seed: int, start: int, size: int, points: int, width: int) -> npt.NDArray[np.float32]:

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     GRID = 10
     PROBES = 11
     PAIRS = 12
+    ATTEMPTS = 13
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:

@@ -13,6 +13,7 @@ import torch
 
 from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
+from pcdiff.conditions import Asked
 from pcdiff.diffusion import Prediction
 from pcdiff.errors import DataError
 from pcdiff.files import atomic_file
@@ -27,14 +28,20 @@ _ROWS = 8
 
 
 def trajectory(
-    generator: Generator, n: int = 4, *, seed: int = 0, type: str | None = None, device: str = "auto", **sampling: Any
+    generator: Generator,
+    n: int = 4,
+    *,
+    seed: int = 0,
+    conditions: Asked | None = None,
+    device: str = "auto",
+    **sampling: Any,
 ) -> PointClouds:
     """The first clouds of a request at each step of the sampler.
 
     Args:
         generator: what makes them.
         n: how many clouds.
-        seed, type, device: as for :meth:`pcdiff.Generator.sample`, which makes the same clouds at its end.
+        seed, conditions, device: as for :meth:`pcdiff.Generator.sample`, which makes the same clouds at its end.
         sampling: overrides of the generator's default sampler, likewise.
 
     Returns:
@@ -50,7 +57,7 @@ def trajectory(
     chosen = generator.choose(**sampling)
     where = pick_device(device)
     generator.denoiser.to(where)
-    found = generator.conditions(0, n, seed, type)
+    found = generator.conditions(0, n, seed, conditions)
     noise, mask, cond = generator.batch(0, found, seed)
     seen: list[tuple[float, torch.Tensor]] = []
 
@@ -59,7 +66,7 @@ def trajectory(
 
     end = generator.solve(noise, mask, cond, np.arange(n), seed, chosen, where, callback=look)
     seen.append((float(generator.grid(chosen)[-1]), end.cpu()))
-    provenance = generator.metadata(seed=seed, n=n, **chosen.model_dump(mode="json"))
+    provenance = generator.metadata(conditions, seed=seed, n=n, **chosen.model_dump(mode="json"))
     stages = [
         _marked(generator.decode(x.numpy()[mask.numpy()], found, provenance), step, time)
         for step, (time, x) in enumerate(seen)

@@ -200,6 +200,21 @@ def test_sample_writes_what_python_generates(work: Path, capsys: pytest.CaptureF
     assert found.provenance["sampling"]["seed"] == 7
 
 
+def test_sample_makes_what_is_asked_for(work: Path) -> None:
+    argv = ["sample", "runs/tiny", "-n", "50", "--set", "pt=900:1.2e3", "--set", "eta=-1:inf"]
+    assert main([*argv, "--set", "number_of_points=7", "--set", "type=g", "-o", "out.root", "--trajectory", "2"]) == 0
+    asked = {"pt": (900, 1200), "eta": (-1, np.inf), "number_of_points": 7, "type": "g"}
+    found = pcdiff.read("out.root")
+    assert (
+        found.features.to_list() == pcdiff.Generator.load("runs/tiny").sample(50, conditions=asked).features.to_list()
+    )
+    assert set(found.counts) == {7}
+    assert 900 <= found.feature("pt").min() <= found.feature("pt").max() <= 1200
+    expected = {"pt": "900:1200", "eta": "-1:inf", "number_of_points": "7", "type": "g"}
+    assert found.provenance["sampling"]["conditions"] == expected
+    assert set(pcdiff.read("out_trajectory.root").counts) == {7}
+
+
 def test_convert_keeps_every_value(work: Path) -> None:
     assert main(["convert", "train.parquet", "validation.parquet", "both.root", "--step-size", "100"]) == 0
     assert main(["convert", "both.root", "both.parquet"]) == 0
@@ -503,7 +518,23 @@ SAMPLE = ("sample", "runs/tiny", "-n", "10", "-o")
             ("evaluate", "train.parquet", "train.parquet", "-o", "runs"),
             "pcdiff: error: runs: is a folder with other things than a report",
         ),
-        ((*SAMPLE, "x.root", "--type", "top"), "pcdiff: error: the generator knows no type 'top'"),
+        ((*SAMPLE, "x.root", "--set", "type=top"), "pcdiff: error: the generator knows no type 'top'"),
+        ((*SAMPLE, "x.root", "--set", "mas=80"), "pcdiff: error: no condition 'mas': did you mean 'mass'?"),
+        (
+            (*SAMPLE, "x.root", "--set", "pt=900-1100"),
+            "pcdiff: error: --set pt=900-1100: expected NAME=NUMBER, NAME=LOW:HIGH or type=NAME, for example pt=900:1100",
+        ),
+        ((*SAMPLE, "x.root", "--set", "type"), "pcdiff: error: --set type: expected NAME=NUMBER, NAME=LOW:HIGH or"),
+        ((*SAMPLE, "x.root", "--set", "pt=1:2:3"), "pcdiff: error: --set pt=1:2:3: expected NAME=NUMBER"),
+        (
+            (*SAMPLE, "x.root", "--set", "pt=900", "--set", "pt=1:2"),
+            "pcdiff: error: --set pt=1:2: pt is asked for twice; expected once",
+        ),
+        ((*SAMPLE, "x.root", "--set", "pt=5:9"), "pcdiff: error: pt = 5:9: lies outside of the training data, which"),
+        (
+            (*SAMPLE, "x.root", "--given", "train.parquet", "--set", "pt=900"),
+            "pcdiff: error: the conditions are those of the given clouds; choose conditions or given",
+        ),
         ((*SAMPLE, "x.root", "--device", "abacus"), "pcdiff: error: device 'abacus' is not available here"),
         (("evaluate", "train.parquet", "nothing.root", "-o", "report"), "pcdiff: error: nothing.root: no such file"),
         (

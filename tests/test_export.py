@@ -20,6 +20,7 @@ import torch
 import pcdiff
 from pcdiff.bundle import NetConfig, Settings, build_denoiser
 from pcdiff.cli import main
+from pcdiff.conditions import Conditions
 from pcdiff.config import (
     DenoiserConfig,
     EpicConfig,
@@ -33,7 +34,7 @@ from pcdiff.diffusion import DenoiserLike, sample
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.errors import PcdiffError
 from pcdiff.export import _check, _standardised, _unstandardised, _wrapped, export_onnx, onnx_inputs
-from pcdiff.generator import Conditions, Generator
+from pcdiff.generator import Generator
 from pcdiff.kinematics import wrap
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.resources import pretrained

@@ -95,9 +95,9 @@ def test_clouds_are_physical(generator: Generator) -> None:
 
 
 def test_one_type_alone(generator: Generator) -> None:
-    assert (generator.sample(50, type="t").feature("type") == 2).all()
+    assert (generator.sample(50, conditions={"type": "t"}).feature("type") == 2).all()
     with pytest.raises(DataError, match="no type 'w'"):
-        generator.sample(5, type="w")
+        generator.sample(5, conditions={"type": "w"})
 
 
 def test_given_sizes_and_features_are_kept(generator: Generator) -> None:
@@ -185,8 +185,8 @@ def test_given_azimuth_is_kept_and_contradictions_are_refused(generator: Generat
     given = generator.sample(20, seed=4)
     again = generator.sample(given=given, seed=5)
     np.testing.assert_array_equal(again.feature("phi"), given.feature("phi"))
-    with pytest.raises(DataError, match="choose type or given"):
-        generator.sample(given=given, type="t")
+    with pytest.raises(DataError, match="choose conditions or given"):
+        generator.sample(given=given, conditions={"type": "t"})
 
 
 def test_a_seed_is_a_whole_number_from_zero(generator: Generator) -> None:

@@ -116,6 +116,24 @@ def test_whole_numbers_stay_whole(fitted: FlowMultiplicity) -> None:
     np.testing.assert_array_equal(values, np.rint(values))
 
 
+@pytest.mark.parametrize("kind", ["flow", "empirical"])
+def test_quantiles_are_those_of_the_training_data(kind: str) -> None:
+    counts, features, types = truth()
+    features[:, 1] = counts + 0.0
+    model = build_multiplicity(
+        MultiplicityConfig.model_validate({"kind": kind, "steps": 1, "hidden": 8, "layers": 1}), 2, 2
+    )
+    model.fit(counts, features, types, seed=0)
+    levels = np.linspace(0, 1, len(model.quantiles(0)))
+    np.testing.assert_allclose(model.quantiles(1), np.quantile(features[:, 0], levels), rtol=1e-12)
+    for column in (0, 2):
+        found = model.quantiles(column)
+        # Between two whole numbers one may take either.
+        assert np.abs(found - np.quantile(counts, levels)).max() <= 1
+        assert set(found) <= set(counts)
+        assert (found[0], found[-1]) == (counts.min(), counts.max())
+
+
 def test_affine_coupling_needs_a_cloud_feature() -> None:
     with pytest.raises(ConfigError, match=r"multiplicity\.coupling: affine .* expected spline"):
         build_multiplicity(MultiplicityConfig(coupling="affine"), 0, 2)
@@ -146,14 +164,12 @@ def test_log_count_of_the_identity_is_the_stored_table(coupling: str, features: 
     np.testing.assert_allclose(found, np.tile(np.nan_to_num(table, nan=-np.inf), (10, 1)), atol=1e-5)
 
 
-def test_log_count_of_a_gaussian_copula() -> None:
-    """One coupling set by hand, z_f = sigma z + rho z_0: z_0 given z_f is normal, its cells have a closed form."""
-    rng, rho, sigma = np.random.default_rng(11), 0.8, 0.6
-    counts = rng.poisson(12, 5000) + 1
+def gaussian_copula(counts: np.ndarray, rho: float, sigma: float) -> tuple[FlowMultiplicity, np.ndarray]:
+    """One coupling set by hand, z_f = sigma z + rho z_0, of a feature that is its own normal score, up to its stored quantiles."""
     model = FlowMultiplicity(MultiplicityConfig(coupling="affine", layers=1, hidden=2, steps=1), 1, 1)
-    # Features whose normal score is themselves, up to the spacing of the stored quantiles.
     normals = stats.norm.ppf(np.linspace(1e-6, 1 - 1e-6, 1025))
-    model.fit(counts, rng.choice(normals, 5000)[:, None], np.zeros(5000, np.int64), seed=0)
+    drawn = np.random.default_rng(11).choice(normals, len(counts))
+    model.fit(counts, drawn[:, None], np.zeros(len(counts), np.int64), seed=0)
     model.marginals[0].knots.copy_(torch.from_numpy(normals))
     first, _, second, _, last = model.flow.transform.transform.transforms[0].hyper
     bound = math.log(1000)
@@ -165,6 +181,14 @@ def test_log_count_of_a_gaussian_copula() -> None:
         last.weight.copy_(torch.tensor([[rho, -rho], [0.0, 0.0]]))
         # The network's raw number a for s = log(sigma) = a / (1 + |a| / log 1000).
         last.bias[1] = math.log(sigma) / (1 - abs(math.log(sigma)) / bound)
+    return model, normals
+
+
+def test_log_count_of_a_gaussian_copula() -> None:
+    """z_0 given z_f is normal, its cells have a closed form."""
+    rho, sigma = 0.8, 0.6
+    counts = np.random.default_rng(11).poisson(12, 5000) + 1
+    model, normals = gaussian_copula(counts, rho, sigma)
     z_f = normals[[20, 300, 512, 800, 1010]]
     edges = stats.norm.ppf(np.concatenate([[0.0], model.counts.cumulative.numpy()]))
     # Of z_0 ~ N(0, 1) and z_f = rho z_0 + sigma z: precision 1 + rho^2 / sigma^2.

@@ -64,7 +64,7 @@ def test_bad_requests_give_one_line() -> None:
     with pytest.raises(DataError, match="cannot follow 0 clouds"):
         trajectory(generator, 0)
     with pytest.raises(DataError, match="no type 'w'"):
-        trajectory(generator, 2, type="w")
+        trajectory(generator, 2, conditions={"type": "w"})
     with pytest.raises(DataError, match="seed is -1; expected a whole number from 0"):
         trajectory(generator, 2, seed=-1)
 

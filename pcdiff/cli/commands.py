@@ -49,8 +49,9 @@ def sample(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     generator = Generator.load(args.generator)
-    followed = _given(args, "seed", "type", "steps", "order", "grid", "sampler", "denoise", "guidance")
-    followed |= _given(args, "precision", "device")
+    followed = _given(args, "seed", "steps", "order", "grid", "sampler", "denoise", "guidance", "precision", "device")
+    if "conditions" in args:
+        followed["conditions"] = _conditions(args.conditions)
     if "sampler_options" in args:
         followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
     chosen = followed | _given(args, "n")
@@ -336,6 +337,25 @@ def _options(words: Iterable[str], name: str = "--option", example: str = "jets=
         except ValueError as error:
             raise PcdiffError(f"{name} {word}: {error}") from error
     return options
+
+
+def _conditions(words: Iterable[str]) -> dict[str, Any]:
+    """What is asked of the clouds, from ``name=value`` and ``name=low:high``."""
+    asked: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            ends = [] if name == "type" else [float(end) for end in text.split(":")]
+        except ValueError:
+            ends = []
+        if not text or not (name == "type" or 1 <= len(ends) <= 2):
+            raise PcdiffError(
+                f"--set {word}: expected NAME=NUMBER, NAME=LOW:HIGH or type=NAME, for example pt=900:1100"
+            )
+        if name in asked:
+            raise PcdiffError(f"--set {word}: {name} is asked for twice; expected once")
+        asked[name] = text.split(",") if name == "type" else tuple(ends) if len(ends) > 1 else ends[0]
+    return asked
 
 
 def _console() -> Console:

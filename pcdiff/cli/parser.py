@@ -145,7 +145,14 @@ def _add_sampling(names: Any) -> None:
         "--given", metavar="FILE", help="take number of points, features and type of each cloud from here"
     )
     _add_reading(sample, "--from", "the file of --given")
-    sample.add_argument("--type", metavar="NAME", help="generate only this type, for example t; default: all")
+    sample.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        dest="conditions",
+        action="append",
+        help="only clouds of this type (type=t, or type=t,w for several), number of points (number_of_points=25) or cloud feature "
+        "(pt=1000), or in this window, ends included (pt=900:1100); may be repeated",
+    )
     _add_sampler(sample)
     sample.add_argument(
         "--sampler-option",
