@@ -19,7 +19,7 @@ from pcdiff.evaluation.report import write_report
 from pcdiff.evaluation.runs import RunSummary
 from pcdiff.files import read_json
 from pcdiff.generator import Generator
-from pcdiff.resources import pretrained
+from pcdiff.resources import named_folder
 from pcdiff.training_data import read_clouds
 
 __all__ = ["compare_runs"]
@@ -60,8 +60,7 @@ def compare_runs(
             none, or whose validation data have changed; and all that :func:`~pcdiff.evaluation.evaluate` raises.
         ModelError: a folder without a generator.
     """
-    known = pretrained()
-    folders = [known[str(run)] if str(run) in known and not Path(run).exists() else Path(run) for run in runs]
+    folders = [named_folder(run) for run in runs]
     names = _names(folders)
     require_replaceable(Path(output))
     configs = [load_any(folder) for folder in folders]

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from pcdiff.errors import DataError, ModelError, suggest
 
-__all__ = ["DESCRIPTION", "PRETRAINED", "find", "find_generator", "pretrained", "require_own", "shipped"]
+__all__ = [
+    "DESCRIPTION",
+    "PRETRAINED",
+    "find",
+    "find_generator",
+    "named_folder",
+    "pretrained",
+    "require_own",
+    "shipped",
+]
 
 DESCRIPTION = "generator.json"
 """The file that makes a folder a generator."""
@@ -83,6 +92,12 @@ def pretrained() -> dict[str, Path]:
     return {file.parent.name: file.parent for file in sorted(PRETRAINED.glob(f"[!.]*/{DESCRIPTION}"))}
 
 
+def named_folder(name: str | os.PathLike[str]) -> Path:
+    """What the name of a run or a generator stands for: a path that exists wins, then a generator that comes with pcdiff."""
+    given = Path(name)
+    return given if given.exists() else pretrained().get(str(given), given)
+
+
 def find_generator(name: str | os.PathLike[str]) -> Path:
     """The folder of the generator that a user named.
 
@@ -93,7 +108,7 @@ def find_generator(name: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: it is none of these; says which name is nearest.
     """
-    given = Path(name)
+    given = named_folder(name)
     for folder in (given / "generator", given):
         if (folder / DESCRIPTION).is_file():
             return folder
@@ -102,8 +117,6 @@ def find_generator(name: str | os.PathLike[str]) -> Path:
         found = f"there is no {DESCRIPTION} in it"
         if given.name in known:
             found += f"; the generator {given.name} that comes with pcdiff is {known[given.name]}"
-    elif str(given) in known:
-        return known[str(given)]
     else:
         found = f"there is no such folder, nor does one of this name come with pcdiff; {suggest(str(given), known)}"
     raise ModelError(f"{name}: not a generator or a finished run: {found}")

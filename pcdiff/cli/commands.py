@@ -345,16 +345,14 @@ def _conditions(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, _, text = word.partition("=")
         try:
-            ends = [] if name == "type" else [float(end) for end in text.split(":")]
+            value = text.split(",") if name == "type" and text else tuple(map(float, text.split(":", 1)))
         except ValueError:
-            ends = []
-        if not text or not (name == "type" or 1 <= len(ends) <= 2):
             raise PcdiffError(
                 f"--set {word}: expected NAME=NUMBER, NAME=LOW:HIGH or type=NAME, for example pt=900:1100"
-            )
+            ) from None
         if name in asked:
             raise PcdiffError(f"--set {word}: {name} is asked for twice; expected once")
-        asked[name] = text.split(",") if name == "type" else tuple(ends) if len(ends) > 1 else ends[0]
+        asked[name] = value if name == "type" or len(value) > 1 else value[0]
     return asked
 
 

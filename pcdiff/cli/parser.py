@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
+from pcdiff.cli.arguments import OneOf, count, count_or_all, length_or_all, window
 from pcdiff.errors import suggest
 
 __all__ = ["build_parser", "parse"]
@@ -56,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
         for action in self._actions:
             if action.dest in defaults and not action.required:
                 action.help = f"{action.help}; default: {defaults[action.dest]}"
-            elif isinstance(action.type, _OneOf) and str(action.type) not in str(action.help):
+            elif isinstance(action.type, OneOf) and str(action.type) not in str(action.help):
                 action.help = f"{action.help}: {action.type}; default: the generator's own"
         return super().format_help()
 
@@ -129,7 +130,7 @@ def _add_training(names: Any) -> None:
 def _add_sampling(names: Any) -> None:
     sample = _command(names, "sample", commands.sample, "generate point clouds")
     sample.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
-    sample.add_argument("-n", dest="n", metavar="N", type=_count, help="number of clouds; that of --given by default")
+    sample.add_argument("-n", dest="n", metavar="N", type=count, help="number of clouds; that of --given by default")
     sample.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format"
     )
@@ -166,13 +167,13 @@ def _add_sampling(names: Any) -> None:
         metavar="N",
         nargs="?",
         const=4,
-        type=_count,
+        type=count,
         help="also write the sampler's intermediates of the first N clouds, 4 when N is absent, and a picture of them",
     )
     sample.add_argument(
         "--precision",
         metavar="NAME",
-        type=_OneOf("precision"),
+        type=OneOf("precision"),
         help="what the net is computed in; auto: bfloat16, in half the time, where the hardware multiplies in it",
     )
     sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
@@ -187,7 +188,7 @@ def _add_sampling(names: Any) -> None:
     grid = _command(names, "grid", commands.grid, "fit the sampler's times to a generator, and keep them in it")
     grid.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
     grid.add_argument(
-        "--steps", metavar="STEPS", nargs="+", type=_count, help="numbers of steps to fit; default: 5 10 20"
+        "--steps", metavar="STEPS", nargs="+", type=count, help="numbers of steps to fit; default: 5 10 20"
     )
     grid.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
 
@@ -200,10 +201,10 @@ def _add_sampling(names: Any) -> None:
     )
     likelihood.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
     likelihood.add_argument("file", metavar="FILE", help="file or glob of point clouds")
-    likelihood.add_argument("-n", dest="n", metavar="N", type=_count, help="only the first N clouds; default: all")
+    likelihood.add_argument("-n", dest="n", metavar="N", type=count, help="only the first N clouds; default: all")
     _add_reading(likelihood, "--from", "FILE")
-    likelihood.add_argument("--steps", metavar="STEPS", type=_count, help="Runge-Kutta steps of the ODE")
-    likelihood.add_argument("--probes", metavar="N", type=_count, help="random probes of the divergence")
+    likelihood.add_argument("--steps", metavar="STEPS", type=count, help="Runge-Kutta steps of the ODE")
+    likelihood.add_argument("--probes", metavar="N", type=count, help="random probes of the divergence")
     likelihood.add_argument("--exact", action="store_true", help="take the divergence exactly: slow for large clouds")
     likelihood.add_argument("--seed", metavar="SEED", type=int, help="seed of the probes")
     likelihood.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
@@ -239,7 +240,7 @@ def _add_sampling(names: Any) -> None:
     reweight.add_argument("--report", metavar="FOLDER", type=Path, help="write a report of the closure here")
     reweight.add_argument("--kind", metavar="KIND", choices=("boosted", "net"), help="the classifier: boosted or net")
     reweight.add_argument(
-        "--folds", metavar="N", type=_count, help="number of parts, each weighted by what the others say"
+        "--folds", metavar="N", type=count, help="number of parts, each weighted by what the others say"
     )
     reweight.add_argument("--held-out", metavar="SHARE", type=float, help="share of the truth set aside for the report")
     reweight.add_argument("--clip", metavar="W", type=float, help="cut weights above W times their mean; default: none")
@@ -260,7 +261,7 @@ def _add_sampling(names: Any) -> None:
     compare.add_argument(
         "--truth", metavar="FILE", help="true clouds; those that the runs were validated on when absent"
     )
-    compare.add_argument("-n", dest="count", metavar="N", type=_count, help="number of clouds of each generator")
+    compare.add_argument("-n", dest="count", metavar="N", type=count, help="number of clouds of each generator")
     _add_reading(compare, "--format", "--truth")
     _add_judging(compare)
     compare.add_argument("--seed", metavar="SEED", type=int, help="seed of the clouds and of the resampling")
@@ -270,11 +271,11 @@ def _add_sampling(names: Any) -> None:
 def _add_sampler(parser: _Parser) -> None:
     """The options that override a generator's default sampler."""
     parser.add_argument(
-        "--steps", metavar="STEPS", type=_count, help="number of steps of the sampler; default: the generator's own"
+        "--steps", metavar="STEPS", type=count, help="number of steps of the sampler; default: the generator's own"
     )
-    parser.add_argument("--order", metavar="ORDER", type=_OneOf("order"), help="order of the sampler")
-    parser.add_argument("--grid", metavar="NAME", type=_OneOf("grid"), help="how the times are spread")
-    parser.add_argument("--sampler", metavar="NAME", type=_OneOf("sampler"), help="the sampler (docs/methods.md)")
+    parser.add_argument("--order", metavar="ORDER", type=OneOf("order"), help="order of the sampler")
+    parser.add_argument("--grid", metavar="NAME", type=OneOf("grid"), help="how the times are spread")
+    parser.add_argument("--sampler", metavar="NAME", type=OneOf("sampler"), help="the sampler (docs/methods.md)")
     parser.add_argument("--denoise", action="store_true", help="end with one evaluation that takes out the last noise")
     parser.add_argument("--guidance", metavar="SCALE", type=float, help="strength of classifier-free guidance; 1: none")
 
@@ -292,8 +293,8 @@ def _add_judging(parser: _Parser) -> None:
     parser.add_argument(
         "--fpnd", action="store_true", help="also FPND from real JetNet jets; first: pcdiff data fetch fpnd"
     )
-    parser.add_argument("--draws", metavar="N", type=_count, help="number of bootstrap resamples")
-    parser.add_argument("--workers", metavar="N", type=_count, help="processes for the energy-flow polynomials")
+    parser.add_argument("--draws", metavar="N", type=count, help="number of bootstrap resamples")
+    parser.add_argument("--workers", metavar="N", type=count, help="processes for the energy-flow polynomials")
 
 
 def _add_files(names: Any) -> None:
@@ -307,7 +308,7 @@ def _add_files(names: Any) -> None:
     convert.add_argument("inputs", metavar="INPUT", nargs="+", help="files or globs")
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the suffix decides the format")
     convert.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
-    convert.add_argument("--step-size", metavar="N", type=_count, help="most clouds in memory at a time")
+    convert.add_argument("--step-size", metavar="N", type=count, help="most clouds in memory at a time")
     _add_reading(convert, "--from", "each INPUT")
 
 
@@ -333,26 +334,26 @@ def _add_data(names: Any) -> None:
         made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet", "pcdiff.data.make_jets"
     )
     jets.add_argument("--process", metavar="TYPE", required=True, help="what starts the jets: g, q, t, w or z")
-    jets.add_argument("-n", dest="count", metavar="N", type=_count, required=True, help="number of jets")
+    jets.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of jets")
     jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/jets_TYPE_N.hdf5 when absent")
     jets.add_argument("--radius", metavar="R", type=float, help="radius of the anti-kt jets")
-    jets.add_argument("--pt", metavar="LOW:HIGH", type=_range, help="window of the jet pT in GeV")
+    jets.add_argument("--pt", metavar="LOW:HIGH", type=window, help="window of the jet pT in GeV")
     jets.add_argument("--eta", metavar="MAX", type=float, help="largest absolute pseudorapidity of a jet")
-    jets.add_argument("--constituents", metavar="N", type=_count_or_all, help="most constituents kept of a jet, or all")
+    jets.add_argument("--constituents", metavar="N", type=count_or_all, help="most constituents kept of a jet, or all")
     jets.add_argument(
         "--significant-bits",
         metavar="N",
-        type=_count,
+        type=count,
         help="round to this many binary digits, so files shrink; default: all",
     )
     jets.add_argument(
         "--max-ctau",
         metavar="MM",
-        type=_length_or_all,
+        type=length_or_all,
         help="longest mean c tau, in mm, of particles that decay, or all",
     )
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
-    jets.add_argument("--workers", metavar="N", type=_count, help="number of processes; default: one for each core")
+    jets.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
 
     toy = _command(made, "toy", commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy")
     toy.add_argument(
@@ -361,7 +362,7 @@ def _add_data(names: Any) -> None:
         required=True,
         help="gaussian, two-gaussians, spiral, swiss-roll or eight-gaussians",
     )
-    toy.add_argument("-n", dest="count", metavar="N", type=_count, required=True, help="number of points")
+    toy.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of points")
     toy.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/toy_NAME_N.parquet when absent")
     toy.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same points")
 
@@ -379,7 +380,7 @@ def _add_tracking(names: Any) -> None:
 
     ui = _command(names, "ui", commands.ui, "show the MLflow page of the tracking store", "pcdiff.tracking.ui")
     ui.add_argument("--uri", metavar="URI", help="the store; default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
-    ui.add_argument("--port", metavar="PORT", type=_count, help="port to serve it on")
+    ui.add_argument("--port", metavar="PORT", type=count, help="port to serve it on")
 
 
 def _add_config(names: Any) -> None:
@@ -400,58 +401,3 @@ def _defaults(function: str) -> dict[str, str]:
         name: ":".join(f"{bound:g}" for bound in default) if isinstance(default, tuple) else str(default)
         for name, default in found.items()
     }
-
-
-class _OneOf:
-    """One of the values that a setting of the sampler may have, known without torch."""
-
-    def __init__(self, setting: str) -> None:
-        self._setting = setting
-
-    def _values(self) -> tuple[str | int, ...]:
-        # Pydantic takes a moment to import, which only these options need.
-        from pcdiff.config import SamplingConfig
-
-        annotation = SamplingConfig.model_fields[self._setting].annotation
-        # Where None is allowed besides, the values stand one level deeper.
-        literal = next((part for part in get_args(annotation) if get_origin(part) is Literal), annotation)
-        return get_args(literal)
-
-    def __call__(self, text: str) -> str | int:
-        for value in self._values():
-            if text == str(value):
-                return value
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected one of {self}")
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self._values()))
-
-
-def _count(text: str) -> int:
-    """A whole number from 1, also as 1e5 or 100_000."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if value < 1 or not value.is_integer():
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
-    return int(value)
-
-
-def _count_or_all(text: str) -> int | None:
-    return None if text == "all" else _count(text)
-
-
-def _length_or_all(text: str) -> float | None:
-    try:
-        return None if text == "all" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a length in mm, or all") from None
-
-
-def _range(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected LOW:HIGH, for example 800:1600") from None
-    return low, high

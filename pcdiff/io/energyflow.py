@@ -14,7 +14,9 @@ Arrays are streamed from the archive and never unpickled.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,7 +37,18 @@ _PADDED = ("pt", "rapidity", "phi", "pdgId")
 _FLAT = ("px", "py", "pz", "energy")
 _TYPES = ("g", "q")
 
-_DAMAGE = (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError)
+# What damaged bytes surface as: in the archive (RuntimeError where they claim encryption or an unknown compression), in
+# its compressed members, and in the header of an array, which numpy reads as Python's own words.
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, RuntimeError, zlib.error, ValueError, tokenize.TokenError)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what damaged bytes surface as into one line that says where they are."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise DataError(f"{where} cannot be read ({' '.join(str(error).split())}); the file is damaged") from error
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,8 @@ class _Array:
         """The next rows."""
         shape = (rows, *self.shape[1:])
         size = math.prod(shape) * self.dtype.itemsize
-        try:
+        with _reading(f"{self.path}: array {self.name!r}"):
             data = self.stream.read(size)
-        except _DAMAGE as error:
-            raise DataError(
-                f"{self.path}: array {self.name!r} cannot be read ({error}); the file is damaged"
-            ) from error
         if len(data) != size:
             raise DataError(f"{self.path}: array {self.name!r} is cut short, expected {self.shape[0]} rows")
         return np.frombuffer(data, self.dtype).reshape(shape)
@@ -93,12 +102,10 @@ class _Archive:
             raise DataError(f"{self.path}: no array {name!r}; {suggest(name, self.names)}")
         where = f"{self.path}: array {name!r}"
         npy: Any = np.lib.format
-        try:
+        with _reading(where):
             stream = self.streams.enter_context(self.file.open(f"{name}.npy"))
             header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
             found, fortran, dtype = header(stream)
-        except _DAMAGE as error:
-            raise DataError(f"{where} cannot be read ({' '.join(str(error).split())}); the file is damaged") from error
         if dtype.hasobject or dtype.kind not in kinds:
             raise DataError(f"{where} holds {dtype}, expected numbers of kind {' or '.join(kinds)}")
         if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
@@ -116,7 +123,7 @@ def _opened(path: Path) -> Iterator[_Archive]:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(zipfile.ZipFile(path))
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise DataError(f"{path}: cannot be opened ({error}); expected a whole npz file") from error
         yield _Archive(path, file, stack)
 

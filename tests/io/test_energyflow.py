@@ -12,6 +12,7 @@ import pytest
 
 import pcdiff
 from pcdiff.clouds import PointClouds
+from pcdiff.errors import DataError
 
 COUNTS = np.array([3, 1, 5])
 
@@ -157,6 +158,24 @@ def test_flipped_bits_are_found(tmp_path: Path, refused) -> None:
     data[400] ^= 255
     path.write_bytes(data)
     refused(lambda: pcdiff.read(path), path, "'X'", "damaged")
+
+
+def test_damage_anywhere_is_one_line_or_harms_nothing(tmp_path: Path) -> None:
+    """Each byte of a compressed file in turn: in the archive, in a compressed member, in the header of an array."""
+    path = save(tmp_path / "a.npz", padded())
+    whole, data = pcdiff.read(path), path.read_bytes()
+    refusals = []
+    for place in range(len(data)):
+        for bits in (1, 32, 255):
+            path.write_bytes(data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :])
+            try:
+                found = pcdiff.read(path, format="energyflow")
+            except DataError as error:
+                refusals.append(str(error))
+            else:
+                assert found.equals(whole)
+    assert len(refusals) > len(data)
+    assert all(str(path) in refusal for refusal in refusals)
 
 
 def test_a_header_that_promises_too_much(tmp_path: Path, refused) -> None:

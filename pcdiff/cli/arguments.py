@@ -1,0 +1,66 @@
+"""The kinds of value that options of the command line take; what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal, get_args, get_origin
+
+__all__ = ["OneOf", "count", "count_or_all", "length_or_all", "window"]
+
+
+class OneOf:
+    """One of the values that a setting of the sampler may have, known without torch."""
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+
+    def _values(self) -> tuple[str | int, ...]:
+        # Pydantic takes a moment to import, which only these options need.
+        from pcdiff.config import SamplingConfig
+
+        annotation = SamplingConfig.model_fields[self._setting].annotation
+        # Where None is allowed besides, the values stand one level deeper.
+        literal = next((part for part in get_args(annotation) if get_origin(part) is Literal), annotation)
+        return get_args(literal)
+
+    def __call__(self, text: str) -> str | int:
+        for value in self._values():
+            if text == str(value):
+                return value
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected one of {self}")
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._values()))
+
+
+def count(text: str) -> int:
+    """A whole number from 1, also as 1e5 or 100_000."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value < 1 or not value.is_integer():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
+    return int(value)
+
+
+def count_or_all(text: str) -> int | None:
+    """A whole number from 1, or None for ``all``."""
+    return None if text == "all" else count(text)
+
+
+def length_or_all(text: str) -> float | None:
+    """A length in mm, or None for ``all``."""
+    try:
+        return None if text == "all" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a length in mm, or all") from None
+
+
+def window(text: str) -> tuple[float, float]:
+    """Both ends of LOW:HIGH."""
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected LOW:HIGH, for example 800:1600") from None
+    return low, high
