@@ -1,6 +1,6 @@
-"""Jets per second of generators as ONNX files (`pcdiff export`) against the same in torch, on one core.
+"""Generators as ONNX files (`pcdiff export`) against the same in torch: jets per second on one core, and how near the numbers are.
 
-    python benchmarks/export.py gluon30-fast --update-readme
+    python benchmarks/export.py gluon30-fast gluon30 gluon30-teacher --truth data/gluon30_test.hdf5 --update-readme
 
 What is compared, and how, is described in benchmarks/README.md.
 """
@@ -8,6 +8,7 @@ What is compared, and how, is described in benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,17 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from generators import load_all
+from fewer_bits import fewer_bits, quality
+from generators import evaluations, load_all
 from measuring import conditions, described, ratios, summary
 from tables import README, bullets, console, digits, markdown_table, show, spread_of, update_readme
 
+import pcdiff
+from pcdiff.clouds import PointClouds
+from pcdiff.conditions import Conditions
 from pcdiff.errors import PcdiffError, optional
 from pcdiff.export import export_onnx, onnx_inputs
 from pcdiff.files import write_json
 from pcdiff.generator import Generator
+from pcdiff.resources import find
+from pcdiff.transforms import Transform, leading_feature
 
 RESULTS = Path(__file__).with_name("results") / "export.json"
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,22 +47,28 @@ class Extent:
     Attributes:
         rounds: rounds of measurements.
         batch: jets that pass through together; with 30 constituents 136 are what `pcdiff sample` takes.
-        batches: how many of these a round.
+        evaluations: of the net for each of them, a round, in as many batches as that takes.
+        compared: jets whose numbers are compared.
+        jets, draws: generated jets behind each W1, and resamples behind its error.
     """
 
     rounds: int
     batch: int
-    batches: int
+    evaluations: int
+    compared: int
+    jets: int
+    draws: int
 
 
-FULL = Extent(rounds=9, batch=136, batches=20)
-QUICK = Extent(rounds=2, batch=3, batches=1)
+FULL = Extent(rounds=9, batch=136, evaluations=20, compared=1_000, jets=20_000, draws=20)
+QUICK = Extent(rounds=2, batch=3, evaluations=1, compared=20, jets=50, draws=3)
 
 
-def measure(generator: Generator, extent: Extent) -> dict[str, Any]:
-    """Microseconds of the processor a jet of both, in turns, and the size of the file."""
+def measure(generator: Generator, extent: Extent, truth: PointClouds | None) -> dict[str, Any]:
+    """Microseconds of the processor a jet, in turns, how near numbers are, and what fewer bits give, where there are true jets."""
     onnxruntime = optional("onnxruntime", "export")
     chosen = generator.choose(precision="float32")
+    each = evaluations(generator, precision="float32")
     found = generator.conditions(0, extent.batch, seed=1)
     noise, mask, cond = generator.batch(0, found, 1)
     inputs = onnx_inputs(generator, found, noise)
@@ -62,12 +78,34 @@ def measure(generator: Generator, extent: Extent) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         file = export_onnx(generator, Path(folder, "generator.onnx"))
-        took, size = time.process_time() - start, file.stat().st_size
-        session = onnxruntime.InferenceSession(file, options)
+        took = time.process_time() - start
+        files = {"onnx": file} | ({} if truth is None else fewer_bits(file))
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        sessions = {name: onnxruntime.InferenceSession(path, options) for name, path in files.items()}
     makers: dict[str, Callable[[], Any]] = {
         "torch": lambda: generator.solve(noise, mask, cond, numbers, 1, chosen, torch.device("cpu")),
-        "onnx": lambda: session.run(None, inputs),
+        **{name: lambda session=session: session.run(None, inputs) for name, session in sessions.items()},
     }
+    seconds = timed(makers, extent, -(-extent.evaluations // each))
+    row = {
+        "evaluations": each,
+        "megabytes": sizes["onnx"] / 1e6,
+        "seconds_to_export": took,
+        "microseconds": {name: summary([1e6 * one for one in taken]) for name, taken in seconds.items()},
+        "ratio": ratios(seconds["torch"], seconds["onnx"]),
+        "differences": compared(generator, sessions["onnx"], extent.compared),
+    }
+    if truth is not None:
+        judged = quality(generator, sessions, truth, extent.jets, extent.draws)
+        row["bits"] = {
+            name: {"megabytes": sizes[name] / 1e6, "ratio": ratios(seconds["onnx"], seconds[name]), **judged[name]}
+            for name in files
+        }
+    return row
+
+
+def timed(makers: dict[str, Callable[[], Any]], extent: Extent, batches: int) -> dict[str, list[float]]:
+    """Seconds of the processor a jet, by round."""
     for make in makers.values():
         make()
     seconds: dict[str, list[float]] = {name: [] for name in makers}
@@ -75,26 +113,94 @@ def measure(generator: Generator, extent: Extent) -> dict[str, Any]:
         for name, make in makers.items():
             # Of the processor: what else runs on the core does not count.
             start = time.process_time()
-            for _ in range(extent.batches):
+            for _ in range(batches):
                 make()
-            seconds[name].append((time.process_time() - start) / extent.batches / extent.batch)
+            seconds[name].append((time.process_time() - start) / batches / extent.batch)
+    return seconds
+
+
+def compared(generator: Generator, session: Any, jets: int) -> dict[str, dict[str, float]]:
+    """Root mean square and largest of the differences of standardised points: of the file, of torch, of torch in double precision."""
+    found = generator.conditions(0, jets, seed=2)
+    noise, mask, _ = generator.batch(0, found, 2)
+    points = session.run(["points"], onnx_inputs(generator, found, noise))[0][mask.numpy()]
+    file = standardised(generator.transform, points)
+    single, double = (solved(generator, found, dtype) for dtype in (torch.float32, torch.float64))
+    leading = leading_feature(generator.transform.points)
+    # Where rounding decides which of two constituents comes first, there is nothing to compare.
+    tied = np.abs(np.diff(double[:, leading])) < 2e-5
+    alone = ~(np.append(tied, False) | np.append(False, tied))
+    pairs = {"file, torch": (file, single), "file, double": (file, double), "torch, double": (single, double)}
+    differences = {name: np.abs(a - b)[alone] for name, (a, b) in pairs.items()}
     return {
-        "steps": chosen.steps,
-        "megabytes": size / 1e6,
-        "seconds_to_export": took,
-        "microseconds": {name: summary([1e6 * one for one in each]) for name, each in seconds.items()},
-        "ratio": ratios(seconds["torch"], seconds["onnx"]),
+        name: {"rms": float(np.sqrt(np.mean(values**2))), "largest": float(values.max())}
+        for name, values in differences.items()
     }
+
+
+def standardised(transform: Transform, points: npt.NDArray[np.float32]) -> Floats:
+    """Points in physical units, shape (P, F), as the net sees them, in double precision."""
+    columns = []
+    for scale, column in zip(transform.points, points.T.astype(np.float64), strict=True):
+        columns.append(((np.log(column) if scale.function == "log" else column) - scale.mean) / scale.std)
+    return np.stack(columns, axis=1)
+
+
+def solved(generator: Generator, found: Conditions, dtype: torch.dtype) -> Floats:
+    """Standardised points by torch, computed in this precision, constituents by falling pT; shape (P, F)."""
+    noise, mask, cond = generator.batch(0, found, 2)
+    numbers = np.arange(len(found.counts))
+    made = copy.copy(generator)
+    made.denoiser = copy.deepcopy(generator.denoiser).to(dtype)
+    chosen = generator.choose(precision="float32")
+    x = made.solve(noise.to(dtype), mask, cond.to(dtype), numbers, 2, chosen, torch.device("cpu"))
+    flat: Floats = x[mask].double().numpy()
+    leading = leading_feature(generator.transform.points)
+    return flat[np.lexsort((-flat[:, leading], np.repeat(numbers, found.counts)))]
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Heading and lines."""
-    lines = [["generator", "steps", "torch, µs a jet", "ONNX Runtime, µs a jet", "times as fast", "MB", "s to write"]]
+    lines = [
+        ["generator", "evaluations", "torch, µs a jet", "ONNX Runtime, µs a jet", "times as fast", "MB", "s to write"]
+    ]
     for name, row in rows.items():
         both = (spread_of(row["microseconds"][one]) for one in ("torch", "onnx"))
         measured = [*both, spread_of(row["ratio"]), digits(row["megabytes"]), digits(row["seconds_to_export"])]
-        lines.append([name, str(row["steps"]), *measured])
+        lines.append([name, str(row["evaluations"]), *measured])
     return lines
+
+
+def differences_table(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Root mean square and, in brackets, the largest difference."""
+    pairs = list(next(iter(rows.values()))["differences"])
+    lines = [["generator", "evaluations", *(" and ".join(pair.split(", ")) for pair in pairs)]]
+    for name, row in rows.items():
+        found = (row["differences"][pair] for pair in pairs)
+        lines.append([name, str(row["evaluations"]), *(f"{each['rms']:.1e} ({each['largest']:.1e})" for each in found)])
+    return lines
+
+
+def bits_table(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Heading and lines, with errors; none where there were no true jets."""
+    lines = [["generator", "net", "times as fast", "MB", "W1M, 10⁻³", "change", "W1P, 10⁻³", "change"]]
+    for name, row in rows.items():
+        for bits, found in row.get("bits", {}).items():
+            distances = [
+                f"{1e3 * found[key]:.3f} ± {1e3 * found[f'{distance}{error}']:.3f}"
+                for distance in ("w1m", "w1p")
+                for key, error in ((distance, "_error"), (f"{distance}_change", "_change_error"))
+            ]
+            lines.append(
+                [
+                    name,
+                    "float32" if bits == "onnx" else bits,
+                    spread_of(found["ratio"]),
+                    digits(found["megabytes"]),
+                    *distances,
+                ]
+            )
+    return lines[: len(lines) if len(lines) > 1 else 0]
 
 
 def notes(result: dict[str, Any]) -> list[str]:
@@ -103,6 +209,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         *described(result["conditions"]),
         f"onnxruntime {result['onnxruntime']}; batches of {result['batch']} jets.",
         f"Median of {result['rounds']} rounds, in brackets the lowest and the highest; ratios are taken within a round.",
+        f"Differences of {result['compared']:,} jets: root mean square, in brackets the largest; as the net sees them, see below.",
     ]
 
 
@@ -113,31 +220,47 @@ def main() -> None:
         "generators", nargs="*", help="runs, folders of generators, or names (default: all that come with pcdiff)"
     )
     parser.add_argument(
+        "--truth", metavar="FILE", help="true jets, to judge float16 and INT8 by; without them neither is made"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="tiny samples, to see that it works: the numbers mean nothing"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="file for all numbers (default: %(default)s)")
-    parser.add_argument("--update-readme", action="store_true", help="put the table into benchmarks/README.md")
+    parser.add_argument("--update-readme", action="store_true", help="put the tables into benchmarks/README.md")
     given = parser.parse_args()
     extent = QUICK if given.quick else FULL
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         at, out = conditions(), console()
-        rows = {name: measure(one, extent) for name, one in load_all(given.generators).items()}
+        truth = None if given.truth is None else pcdiff.read(find(given.truth))
+        rows = {name: measure(one, extent, truth) for name, one in load_all(given.generators).items()}
         installed = version("onnxruntime")
     except PcdiffError as error:
         raise SystemExit(f"export.py: {error}") from error
     finally:
         torch.set_num_threads(threads)
-    result = {"conditions": at, "onnxruntime": installed, "rounds": extent.rounds, "batch": extent.batch, "rows": rows}
-    show("One core", table(rows), out)
+    result = {
+        "conditions": at,
+        "onnxruntime": installed,
+        "rounds": extent.rounds,
+        "batch": extent.batch,
+        "compared": extent.compared,
+        "jets": extent.jets,
+        "rows": rows,
+    }
+    tables = {"One core": table(rows), "Differences": differences_table(rows), "Fewer bits": bits_table(rows)}
+    shown = {title: lines for title, lines in tables.items() if lines}
+    for title, lines in shown.items():
+        show(title, lines, out)
     for note in notes(result):
         out.print(note, highlight=False)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(given.output, result)
     out.print(f"all numbers: {given.output}")
     if given.update_readme:
-        update_readme("export.py", f"{markdown_table(table(rows))}\n\n{bullets(notes(result))}")
+        parts = [f"#### {title}\n\n{markdown_table(lines)}" for title, lines in shown.items()]
+        update_readme("export.py", "\n\n".join([*parts, bullets(notes(result))]))
         out.print(f"table: {README}")
 
 

@@ -210,17 +210,43 @@ def test_order_of_the_noise_and_padding_change_nothing(exported: Exported) -> No
     assert_same(exported.standardised(wide[wide_mask]), expected)
 
 
-def test_the_file_makes_the_jets_that_sampling_makes(exported: Exported) -> None:
-    """From the noise of a seed, by the path of `pcdiff sample`: decoded, and in falling order."""
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_file_makes_the_jets_that_sampling_makes(exported: Exported, asked: bool) -> None:
+    """From the noise of a seed, by the path of `pcdiff sample`: decoded, and in falling order; also under asked conditions."""
     generator, chosen = exported.generator, exported.chosen
+    conditions: dict[str, Any] = {}
+    if asked:
+        low, high = np.quantile(generator.conditions(0, 300, seed=4).counts, (0.2, 0.8))
+        conditions = {"number_of_points": (float(low), float(high))}
+        if len(generator.transform.types) > 1:
+            conditions["type"] = generator.transform.types[1]
     overrides = {name: getattr(chosen, name) for name in ("sampler", "order", "steps", "denoise", "guidance")}
-    expected = generator.sample(50, seed=5, precision="float32", **overrides)
-    found = generator.conditions(0, 50, seed=5)
+    expected = generator.sample(50, seed=5, precision="float32", conditions=conditions, **overrides)
+    found = generator.conditions(0, 50, 5, conditions)
     noise, mask, _ = generator.batch(0, found, 5)
     made, made_mask = exported.run(onnx_inputs(generator, found, noise))
     np.testing.assert_array_equal(made_mask, mask.numpy())
+    np.testing.assert_array_equal(made_mask.sum(axis=1), expected.counts)
     columns = np.stack([expected.column(feature) for feature in expected.schema.point_names], axis=1)
     assert_same(exported.standardised(made[made_mask]), exported.standardised(columns))
+
+
+def test_types_and_features_reach_the_net(exported: Exported) -> None:
+    """Each of them, by itself, changes the points."""
+    inputs = exported.requests(10, 9)
+    made, _ = exported.run(inputs)
+    others = {}
+    if "type" in inputs:
+        others["type"] = {**inputs, "type": 1 - inputs["type"]}
+    for i, scale in enumerate(exported.generator.transform.clouds):
+        changed = inputs["features"].copy()
+        changed[:, i] *= 1.2
+        others[scale.name] = {**inputs, "features": changed}
+    for name, other in others.items():
+        points, _ = exported.run(other)
+        moved = (np.abs(points - made) > 1e-5).any(axis=(1, 2))
+        assert moved.all(), name
+        assert_same(exported.standardised(points[points[..., 2] > 0]), exported.by_torch(other))
 
 
 def test_a_file_that_is_not_the_generator_is_refused(exported: Exported) -> None:
@@ -313,6 +339,10 @@ def test_scales_and_angles_are_those_of_the_transform() -> None:
         ({"sampler": "ancestral"}, r"^sampler 'ancestral' .*; expected ddim or unipc, without noise on the way$"),
         ({"sampler": "rk45"}, r"^sampler 'rk45' .*; expected ddim or unipc"),
         ({"options": {"eta": 0.5}}, r"^sampler 'ddim' with eta = 0.5 draws noise; expected ddim or unipc"),
+        (
+            {"guidance": 2.0},
+            r"^guidance = 2.0: the generator was trained without denoiser.drop_conditions; expected 1$",
+        ),
     ],
 )
 def test_a_sampler_that_cannot_be_written_is_refused(overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -372,7 +402,8 @@ def test_the_example_in_cpp_makes_the_jets_that_python_makes(tmp_path: Path) -> 
     generator = Generator.load("gluon30-fast")
     exported = Exported(generator, generator.choose(), export_onnx(generator, tmp_path / "gluon30.onnx"))
     build = tmp_path / "build"
-    for command in (["cmake", "-S", CPP, "-B", build, f"-DONNXRUNTIME_ROOT={root}"], ["cmake", "--build", build]):
+    settings = [f"-DONNXRUNTIME_ROOT={root}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
+    for command in (["cmake", "-S", CPP, "-B", build, *settings], ["cmake", "--build", build]):
         subprocess.run(command, check=True)
 
     def jets_of(*arguments: Path) -> list[npt.NDArray[np.float32]]:
