@@ -129,11 +129,17 @@ class Exported:
         return np.stack(columns, axis=1)
 
 
-def assert_same(found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> None:
-    """Standardised points agree to 1e-5, each, but for those so near in ptrel that rounding decides which comes first."""
+def comparable(expected: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """All points but those so near in ptrel that rounding decides which comes first."""
     tied = np.abs(np.diff(expected[:, 2])) < 2e-5
-    alone = ~(np.append(tied, False) | np.append(False, tied))
+    alone: npt.NDArray[np.bool_] = ~(np.append(tied, False) | np.append(False, tied))
     assert alone.mean() > 0.99
+    return alone
+
+
+def assert_same(found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> None:
+    """Standardised points agree to 1e-5, each that can be compared."""
+    alone = comparable(expected)
     np.testing.assert_allclose(found[alone], expected[alone], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=0, atol=1e-5)
 
@@ -310,14 +316,21 @@ def test_the_weights_stand_in_the_file_once(exported: Exported) -> None:
 
 
 @pytest.mark.slow
-def test_gluon30_gives_what_torch_gives(tmp_path: Path) -> None:
-    for name in PACKAGES:
-        pytest.importorskip(name)
-    generator = Generator.load("gluon30")
-    exported = Exported(generator, generator.choose(), export_onnx(generator, tmp_path / "gluon30.onnx"))
+@pytest.mark.parametrize("name", ["gluon30", "gluon30-teacher"])
+def test_trained_generators_of_several_steps_give_what_torch_gives(name: str, tmp_path: Path) -> None:
+    """In 20 steps rounding alone takes single numbers further than 1e-5 from double precision, in torch as in the file."""
+    for package in PACKAGES:
+        pytest.importorskip(package)
+    generator = Generator.load(name)
+    exported = Exported(generator, generator.choose(), export_onnx(generator, tmp_path / "file.onnx"))
     inputs = exported.requests(100, 30)
     made, mask = exported.run(inputs)
-    assert_same(exported.standardised(made[mask]), exported.by_torch(inputs))
+    exact = exported.by_torch(inputs, torch.float64)
+    alone = comparable(exact)
+    by_onnx, by_torch = exported.standardised(made[mask])[alone], exported.by_torch(inputs)[alone]
+    assert np.quantile(np.abs(by_onnx - by_torch), 0.999) < 1e-5
+    errors = [np.sqrt(np.mean((points - exact[alone]) ** 2)) for points in (by_onnx, by_torch)]
+    assert errors[0] < 2 * errors[1] < 2e-6
 
 
 def test_scales_and_angles_are_those_of_the_transform() -> None:
