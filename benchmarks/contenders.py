@@ -196,7 +196,7 @@ class Reference(Contender):
         padded = _pad(batch_of(loader.encoded, index), constituents)
         parts = torch.arange(len(index)).chunk(steps)
         model = Denoiser(
-            AttentionReference(len(transform.points), transform.conditions), build_schedule(config.schedule)
+            AttentionReference(len(transform.channels), transform.conditions), build_schedule(config.schedule)
         )
         super().__init__(REFERENCE, model, config, transform, [partial(_rows, padded, part) for part in parts], size)
         self.sampled = size

@@ -28,12 +28,13 @@ from tables import README, bullets, console, digits, markdown_table, show, sprea
 import pcdiff
 from pcdiff.clouds import PointClouds
 from pcdiff.conditions import Conditions
-from pcdiff.errors import PcdiffError, optional
+from pcdiff.encodings import Scale, leading_scale
+from pcdiff.errors import DataError, PcdiffError, optional
 from pcdiff.export import export_onnx, onnx_inputs
 from pcdiff.files import write_json
 from pcdiff.generator import Generator
 from pcdiff.resources import find
-from pcdiff.transforms import Transform, leading_feature
+from pcdiff.transforms import Transform
 
 RESULTS = Path(__file__).with_name("results") / "export.json"
 
@@ -123,15 +124,18 @@ def timed(makers: dict[str, Callable[[], Any]], extent: Extent, batches: int) ->
 
 
 def compared(generator: Generator, session: Any, jets: int) -> dict[str, dict[str, float]]:
-    """Root mean square and largest of the differences of standardised points: of the file, of torch, of torch in double precision."""
+    """Root mean square and largest of the differences of standardised numbers: of the file, of torch, of torch in double precision.
+
+    Raises:
+        DataError: the generator makes no jets whose constituents fall in pT.
+    """
     found = generator.conditions(0, jets, seed=2)
     noise, mask, _ = generator.batch(0, found, 2)
     points = session.run(["points"], onnx_inputs(generator, found, noise))[0][mask.numpy()]
     file = standardised(generator.transform, points)
-    single, double = (solved(generator, found, dtype) for dtype in (torch.float32, torch.float64))
-    leading = leading_feature(generator.transform.points)
+    (single, _), (double, hardness) = (solved(generator, found, dtype) for dtype in (torch.float32, torch.float64))
     # Where rounding decides which of two constituents comes first, there is nothing to compare.
-    tied = np.abs(np.diff(double[:, leading])) < 2e-5
+    tied = np.abs(np.diff(hardness)) < 2e-5
     alone = ~(np.append(tied, False) | np.append(False, tied))
     pairs = {"file, torch": (file, single), "file, double": (file, double), "torch, double": (single, double)}
     differences = {name: np.abs(a - b)[alone] for name, (a, b) in pairs.items()}
@@ -142,24 +146,32 @@ def compared(generator: Generator, session: Any, jets: int) -> dict[str, dict[st
 
 
 def standardised(transform: Transform, points: npt.NDArray[np.float32]) -> Floats:
-    """Points in physical units, shape (P, F), as the net sees them, in double precision."""
+    """The numbers, not the categories, of points in physical units as the net sees them, in double precision; by column."""
     columns = []
     for scale, column in zip(transform.points, points.T.astype(np.float64), strict=True):
-        columns.append(((np.log(column) if scale.function == "log" else column) - scale.mean) / scale.std)
+        if isinstance(scale, Scale):
+            columns.append(((np.log(column) if scale.function == "log" else column) - scale.mean) / scale.std)
     return np.stack(columns, axis=1)
 
 
-def solved(generator: Generator, found: Conditions, dtype: torch.dtype) -> Floats:
-    """Standardised points by torch, computed in this precision, constituents by falling pT; shape (P, F)."""
+def solved(generator: Generator, found: Conditions, dtype: torch.dtype) -> tuple[Floats, Floats]:
+    """The same numbers by torch, computed in this precision, constituents by falling pT; and what they fall in."""
+    leading = leading_scale(generator.transform.points)
+    if leading is None:
+        raise DataError("expected jets whose constituents have ptrel, pt or energy")
     noise, mask, cond = generator.batch(0, found, 2)
-    numbers = np.arange(len(found.counts))
+    clouds = np.arange(len(found.counts))
     made = copy.copy(generator)
     made.denoiser = copy.deepcopy(generator.denoiser).to(dtype)
     chosen = generator.choose(precision="float32")
-    x = made.solve(noise.to(dtype), mask, cond.to(dtype), numbers, 2, chosen, torch.device("cpu"))
+    x = made.solve(noise.to(dtype), mask, cond.to(dtype), clouds, 2, chosen, torch.device("cpu"))
     flat: Floats = x[mask].double().numpy()
-    leading = leading_feature(generator.transform.points)
-    return flat[np.lexsort((-flat[:, leading], np.repeat(numbers, found.counts)))]
+    flat = flat[np.lexsort((-flat[:, leading[0]], np.repeat(clouds, found.counts)))]
+    ends = np.cumsum([encoding.width for encoding in generator.transform.points])
+    numbers = [
+        end - 1 for end, encoding in zip(ends, generator.transform.points, strict=True) if isinstance(encoding, Scale)
+    ]
+    return flat[:, numbers], flat[:, leading[0]]
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[list[str]]:

@@ -70,10 +70,15 @@ def reference_clustering(clouds: PointClouds) -> float:
 
 def each(clouds: PointClouds) -> Iterator[tuple[str, float]]:
     """Seconds of each observable and profile in the order of the tables; what several share is counted with the first."""
-    for name, observable in observables("jets").items():
+    for name, observable in _stored(observables("jets"), clouds).items():
         yield name, seconds(lambda function=observable.function: function(clouds))
-    for name, profile in profiles("jets").items():
+    for name, profile in _stored(profiles("jets"), clouds).items():
         yield name, seconds(lambda function=profile.function: function(clouds))
+
+
+def _stored(known: dict[str, Any], clouds: PointClouds) -> dict[str, Any]:
+    """Those whose columns the jets have."""
+    return {name: about for name, about in known.items() if {*about.columns} <= {*clouds.schema.point_names}}
 
 
 def measure(count: int, workers: int) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class Padded:
         types = transform.type_index(given)
         cond = torch.from_numpy(transform.encode_conditions(given.counts, rows, types))
         mask = torch.from_numpy(np.arange(CONSTITUENTS) < given.counts[:, None])
-        noise = torch.randn(*mask.shape, len(transform.points), generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(*mask.shape, len(transform.channels), generator=torch.Generator().manual_seed(seed))
         x = self.solve(noise * mask[..., None], mask, cond)
         # The axis of a jet may point anywhere; what generators draw for it is drawn here too.
         rows["phi"] = np.random.default_rng(seed).uniform(-np.pi, np.pi, len(given))
@@ -172,8 +172,8 @@ def references(jets: int) -> dict[str, Padded]:
     given = pcdiff.read(find("datasets/jets/gluon30_test.hdf5"))[:jets]
     features = FeaturesConfig()
     transform = Transform.fit(given, features.points, features.clouds)
-    flow = EpicReference(len(transform.points)).eval()
-    denoiser = Denoiser(AttentionReference(len(transform.points), transform.conditions), CosineSchedule()).eval()
+    flow = EpicReference(len(transform.channels)).eval()
+    denoiser = Denoiser(AttentionReference(len(transform.channels), transform.conditions), CosineSchedule()).eval()
 
     def by_flow(noise: Tensor, mask: Tensor, cond: Tensor) -> Tensor:  # noqa: ARG001 - it has no conditions but the size
         return midpoint(lambda x, t: flow(x, t, mask), noise, 100)

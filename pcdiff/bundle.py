@@ -23,7 +23,7 @@ from pcdiff.config import (
     ScheduleConfig,
     TransformerConfig,
 )
-from pcdiff.diffusion import SAMPLERS, Denoiser, Potential, build_schedule
+from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Potential, build_schedule
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
@@ -45,8 +45,8 @@ __all__ = [
 
 NetConfig = EpicConfig | TransformerConfig | GraphConfig
 
-# 2: the denoiser's settings, all schedules and samplers, fitted grids.
-FORMAT_VERSION = 2
+# 2: the denoiser's settings, all schedules and samplers, fitted grids. 3: categorical point features.
+FORMAT_VERSION = 3
 
 # Before the names of a learned schedule's parameters; a net has no part of that name.
 _SCHEDULE = "schedule."
@@ -187,15 +187,26 @@ def pick_device(name: str) -> torch.device:
 
 def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
     """An untrained denoiser for clouds of this transform."""
-    names = [scale.name for scale in transform.points]
-    net = build_net(settings.net, len(names), transform.conditions, names)
+    channels = transform.channels
+    net = build_net(settings.net, len(channels), transform.conditions, channels)
     about = settings.denoiser
     return Denoiser(
         Potential(net) if about.potential else net,
         build_schedule(settings.schedule),
         parametrisation=about.parametrisation,
         dimension=about.dimension,
+        head=_head(transform),
     )
+
+
+def _head(transform: Transform) -> CategoryHead | None:
+    """What reads the net's output for categorical features; None without any."""
+    if transform.combinations is None:
+        return None
+    names = transform.combinations.names
+    channels = [i for i, name in enumerate(transform.channels) if name in names]
+    words, shares = transform.combinations.words(transform.points), transform.combinations.shares
+    return CategoryHead(torch.tensor(channels), torch.from_numpy(words), torch.tensor(shares))
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

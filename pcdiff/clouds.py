@@ -372,7 +372,7 @@ class PointClouds:
                         "expected a value that is not negative"
                     )
                 if feature.categories:
-                    unknown = (values < 0) | (values >= len(feature.categories))
+                    unknown = ~np.isin(values, np.arange(len(feature.categories)))
                     if unknown.any():
                         at = int(np.argmax(unknown))
                         raise DataError(

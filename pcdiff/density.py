@@ -86,7 +86,8 @@ def cloud_log_likelihood(
         progress: called now and then with the number of clouds done since the last call.
 
     Raises:
-        DataError: the clouds lack a feature or have no points; a number is out of range; the generator is a Poisson flow.
+        DataError: the clouds lack a feature or have no points; a number is out of range; the generator is a Poisson flow; a point
+            feature is categorical.
     """
     if generator.settings.denoiser.dimension is not None:
         raise DataError("a Poisson flow's generator has no likelihood here; expected one with Gaussian noise")
@@ -94,6 +95,7 @@ def cloud_log_likelihood(
         raise DataError(f"steps = {steps}, probes = {probes}: expected at least 1 step and 2 probes")
     clouds.validate("clouds")
     transform = generator.transform
+    slopes = transform.log_slopes(clouds)
     encoded = transform.encode(clouds)
     sizes = encoded.counts
     where = pick_device(device)
@@ -117,7 +119,7 @@ def cloud_log_likelihood(
     columns = cloud_columns(clouds, [scale.name for scale in transform.clouds])
     features = np.stack(list(columns.values()), axis=1) if columns else np.zeros((len(sizes), 0))
     return CloudLikelihood(
-        points=points + transform.log_slopes(clouds),
+        points=points + slopes,
         counts=generator.multiplicity.log_count(sizes, features, transform.type_index(clouds)),
         orders=log_factorial(torch.from_numpy(sizes)).numpy(),
         error=error,

@@ -191,7 +191,7 @@ def _task(
 ) -> Task:
     """What the student learns: to land on the trajectories."""
     config, teacher, settings, device = given.config, given.teacher, given.settings, given.device
-    width, grid = len(teacher.transform.points), teacher.grid(given.chosen)[list(given.kept)]
+    width, grid = len(teacher.transform.channels), teacher.grid(given.chosen)[list(given.kept)]
 
     budget = config.training.points_per_batch
     loader, held = (Loader(clouds, budget, config.seed) for clouds in (train, validation))

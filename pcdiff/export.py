@@ -1,6 +1,6 @@
 """A whole generator as one ONNX file, for programs without Python: from noise and conditions to points in physical units.
 
-    input     noise     (clouds, points, F)  standard normal, finite also where there is no point
+    input     noise     (clouds, points, C)  standard normal, finite also where there is no point; C is F, unless there are categories
               counts    (clouds,)            number of points of each cloud, at most ``points``
               features  (clouds, K)          cloud features in physical units; absent when K = 0
               type      (clouds,)            positions in the types; absent when there are fewer than two
@@ -20,7 +20,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,13 @@ from torch import Tensor, nn
 import pcdiff
 from pcdiff.conditions import Conditions
 from pcdiff.config import GraphConfig, SamplingConfig
-from pcdiff.diffusion import Denoiser, DenoiserLike, Level, Prediction, sample
-from pcdiff.diffusion.guidance import ClassifierFree
-from pcdiff.diffusion.samplers import Levels
+from pcdiff.encodings import Categories
 from pcdiff.errors import PcdiffError, optional
 from pcdiff.files import atomic_file
 from pcdiff.generator import Generator
 from pcdiff.schema import Feature
-from pcdiff.transforms import Scale, Transform, leading_feature
+from pcdiff.tracing import DOMAIN, NET, Whole
+from pcdiff.transforms import Transform
 
 __all__ = ["FORMAT_VERSION", "export_onnx", "onnx_inputs"]
 
@@ -52,9 +50,6 @@ _UNROLLED = ("ddim", "unipc")
 
 # What ONNX Runtime 1.15 reads, and all that came after it.
 _OPSET, _IR_VERSION = 18, 8
-
-# The name of the net among the functions of a file.
-_DOMAIN, _NET = "pcdiff", "net"
 
 # How many clouds a file is checked with, and by how much of its size, or of the spread of its feature, a value may be off. Rounding alone
 # is less than a tenth of it.
@@ -101,7 +96,7 @@ def export_onnx(
     chosen = chosen.model_copy(update={"precision": "float32"})
     denoiser = made.denoiser.cpu()
     times = made.grid(chosen)
-    whole = _traced(_Whole(denoiser, chosen, times, made.transform), _inputs(made.transform), 2)
+    whole = _traced(Whole(denoiser, chosen, times, made.transform), _inputs(made.transform), 2)
     _insert(_traced(denoiser.net, _net_inputs(made.transform), 1), whole)
     whole.ir_version = _IR_VERSION
     onnx.helper.set_model_props(whole, _metadata(made, chosen, times))
@@ -119,7 +114,7 @@ def onnx_inputs(generator: Generator, found: Conditions, noise: npt.ArrayLike) -
     Args:
         generator: the one that was written.
         found: number of points, features and types of n clouds, for example of :meth:`pcdiff.generator.Generator.conditions`.
-        noise: standard normal, shape (n, N, F), with N at least the largest number of points.
+        noise: standard normal, shape (n, N, C), with N at least the largest number of points.
     """
     inputs = {"noise": np.asarray(noise, np.float32), "counts": found.counts.astype(np.float32)}
     if generator.transform.clouds:
@@ -148,14 +143,16 @@ def _check(file: Path, generator: Generator, chosen: SamplingConfig) -> None:
     # Twice: from the second time on memory is laid out as the first has shown, which has failed before.
     for _ in range(2):
         points = session.run(["points"], inputs)[0][mask.numpy()]
-        for i, scale in enumerate(generator.transform.points):
-            a, b = (np.sort(values.astype(np.float64)) for values in (points[:, i], expected.column(scale.name)))
-            size = np.abs(b) if scale.function == "log" else np.maximum(np.abs(b), scale.std)
+        for i, encoding in enumerate(generator.transform.points):
+            a, b = (np.sort(values.astype(np.float64)) for values in (points[:, i], expected.column(encoding.name)))
+            # Categories are whole numbers, of which no other will do.
+            least = 1.0 if isinstance(encoding, Categories) else encoding.std
+            size = np.abs(b) if encoding.function == "log" else np.maximum(np.abs(b), least)
             worst = np.max(np.abs(a - b) / size)
             if not worst <= _TOLERANCE:
                 used = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
                 raise PcdiffError(
-                    f"the file does not give what torch gives: {scale.name!r} is off by {worst:.1e} of its size, expected at "
+                    f"the file does not give what torch gives: {encoding.name!r} is off by {worst:.1e} of its size, expected at "
                     f"most {_TOLERANCE:.0e}; this is {used}: take the versions in constraints.txt"
                 )
 
@@ -184,127 +181,10 @@ def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
         )
 
 
-class _AtTimes(nn.Module):
-    """A denoiser at the times of a grid; evaluating its net is a call of the function that the file holds once.
-
-    Its levels are looked up, as they are here: next to noise a tangent of other rounding changes alpha in the fifth digit.
-    """
-
-    times: Tensor
-    levels: Tensor
-
-    def __init__(self, denoiser: Denoiser, times: Tensor) -> None:
-        super().__init__()
-        self.schedule = denoiser.schedule
-        self.parametrisation = denoiser.parametrisation
-        times = times.float()
-        with torch.no_grad():
-            level = self.schedule.level(times)
-        values = [getattr(level, field.name).flatten() for field in fields(Level)]
-        self.register_buffer("times", times)
-        self.register_buffer("levels", torch.stack(values))
-
-    def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
-        """As :meth:`pcdiff.diffusion.Denoiser.forward`, at times of the grid."""
-        step = (t[:, None] - self.times).abs().argmin(dim=1)
-        level = Level(*(values[step][:, None, None] for values in self.levels))
-        inputs = (x_t / level.r, level.log_snr.flatten(), mask, cond)
-        output = torch.onnx.ops.symbolic(
-            f"{_DOMAIN}::{_NET}", inputs, dtype=x_t.dtype, shape=x_t.shape, version=FORMAT_VERSION
-        )
-        return Prediction.of(self.parametrisation, output, x_t, level)
-
-
-class _Whole(nn.Module):
-    """What the file computes, but for the net."""
-
-    one_hot: Tensor
-
-    def __init__(self, denoiser: Denoiser, chosen: SamplingConfig, times: Tensor, transform: Transform) -> None:
-        super().__init__()
-        self.denoiser = _AtTimes(denoiser, times)
-        self.chosen = chosen
-        # Whether times fall cannot be asked in a trace.
-        self.levels = Levels.of(denoiser, times)
-        self.transform = transform
-        self.register_buffer("one_hot", torch.eye(len(transform.types)), persistent=False)
-
-    def forward(
-        self, noise: Tensor, counts: Tensor, features: Tensor | None = None, type: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Points and mask; see the head of this module."""
-        mask = torch.arange(noise.shape[1]) < counts[:, None]
-        guided: DenoiserLike = self.denoiser
-        if self.chosen.guidance != 1:
-            guided = ClassifierFree(guided, self.chosen.guidance)
-        x = sample(
-            self.chosen.sampler,
-            guided,
-            noise,
-            self.levels,
-            mask,
-            self._conditions(counts, features, type),
-            order=self.chosen.order,
-            denoise=self.chosen.denoise,
-        )
-        return self._physical(x, mask), mask
-
-    def _conditions(self, counts: Tensor, features: Tensor | None, type: Tensor | None) -> Tensor:
-        """As :meth:`pcdiff.transforms.Transform.encode_conditions`, shape (clouds, C)."""
-        columns = [_standardised(self.transform.count, counts)]
-        if features is not None:
-            columns += [_standardised(scale, features[:, i]) for i, scale in enumerate(self.transform.clouds)]
-        cond = torch.stack(columns, dim=1)
-        return cond if type is None else torch.cat([cond, self.one_hot[type.long()]], dim=1)
-
-    def _physical(self, x: Tensor, mask: Tensor) -> Tensor:
-        """As :meth:`pcdiff.transforms.Transform.decode`, constituents in falling order, shape (clouds, points, F)."""
-        scales = self.transform.points
-        leading = leading_feature(scales) if self.transform.schema.kind == "jets" else None
-        if leading is not None:
-            key = x[..., leading].masked_fill(~mask, -torch.inf)
-            order = key.topk(key.shape[1], dim=1).indices
-            x = x.gather(1, order[..., None].expand(-1, -1, len(scales)))
-        columns = [_unstandardised(scale, x[..., i]) for i, scale in enumerate(scales)]
-        if self.transform.schema.kind == "jets":
-            columns = [
-                _wrapped(column) if scale.name == "phi" else column
-                for scale, column in zip(scales, columns, strict=True)
-            ]
-        return torch.stack(columns, dim=-1).float().masked_fill(~mask[..., None], 0)
-
-
-def _standardised(scale: Scale, values: Tensor) -> Tensor:
-    """As :meth:`pcdiff.transforms.Scale.forward`."""
-    shaped = values.double().log() if scale.function == "log" else values.double()
-    return ((shaped - _exact(scale.mean)) / _exact(scale.std)).float()
-
-
-def _unstandardised(scale: Scale, values: Tensor) -> Tensor:
-    """As :meth:`pcdiff.transforms.Scale.inverse`, in double precision."""
-    shaped = values.double() * _exact(scale.std) + _exact(scale.mean)
-    limit = np.finfo(np.float32)
-    if scale.function == "log":
-        return shaped.exp().clamp(float(limit.tiny), float(limit.max))
-    return shaped.clamp(float(limit.min), float(limit.max))
-
-
-def _exact(number: float) -> Tensor:
-    """A number that a trace keeps in double precision; of a Python number it keeps float32."""
-    return torch.tensor(number, dtype=torch.float64)
-
-
-def _wrapped(angle: Tensor) -> Tensor:
-    """As :func:`pcdiff.kinematics.wrap`."""
-    inside = (angle >= -torch.pi) & (angle < torch.pi)
-    turns = torch.floor((angle + torch.pi) / (2 * torch.pi))
-    return torch.where(inside, angle, angle - 2 * torch.pi * turns)
-
-
 def _inputs(transform: Transform) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """Each input of the file: an example, and the names of its dynamic axes."""
     found = {
-        "noise": (torch.zeros(_CLOUDS, _POINTS, len(transform.points)), ("clouds", "points")),
+        "noise": (torch.zeros(_CLOUDS, _POINTS, len(transform.channels)), ("clouds", "points")),
         "counts": (torch.ones(_CLOUDS), ("clouds",)),
     }
     if transform.clouds:
@@ -317,7 +197,7 @@ def _inputs(transform: Transform) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
 def _net_inputs(transform: Transform) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """Each input of the net, likewise."""
     return {
-        "x": (torch.zeros(_CLOUDS, _POINTS, len(transform.points)), ("clouds", "points")),
+        "x": (torch.zeros(_CLOUDS, _POINTS, len(transform.channels)), ("clouds", "points")),
         "log_snr": (torch.zeros(_CLOUDS), ("clouds",)),
         "mask": (torch.ones(_CLOUDS, _POINTS, dtype=torch.bool), ("clouds", "points")),
         "cond": (torch.zeros(_CLOUDS, transform.conditions), ("clouds",)),
@@ -377,21 +257,21 @@ def _insert(net: Any, whole: Any) -> None:
     weights = [tensor.name for tensor in net.graph.initializer]
     inputs = [value.name for value in net.graph.input] + weights
     outputs = [value.name for value in net.graph.output]
-    whole.functions.append(helper.make_function(_DOMAIN, _NET, inputs, outputs, net.graph.node, net.opset_import))
+    whole.functions.append(helper.make_function(DOMAIN, NET, inputs, outputs, net.graph.node, net.opset_import))
     for tensor in net.graph.initializer:
         added = whole.graph.initializer.add()
         added.CopyFrom(tensor)
-        added.name = f"{_NET}.{tensor.name}"
+        added.name = f"{NET}.{tensor.name}"
     for node in whole.graph.node:
-        if node.domain == _DOMAIN:
-            node.input.extend(f"{_NET}.{name}" for name in weights)
+        if node.domain == DOMAIN:
+            node.input.extend(f"{NET}.{name}" for name in weights)
 
 
 def _metadata(generator: Generator, chosen: SamplingConfig, times: Tensor) -> dict[str, str]:
     """What the file says of itself; all but plain words is JSON."""
     transform, schema = generator.transform, generator.transform.schema
     plain = {
-        "points": [_described(schema.point(scale.name)) for scale in transform.points],
+        "points": [_described(schema.point(encoding.name)) for encoding in transform.points],
         "features": [_described(schema.cloud(scale.name)) for scale in transform.clouds],
         "types": list(transform.types),
         "sampler": chosen.model_dump(mode="json") | {"times": times.tolist()},
@@ -407,5 +287,8 @@ def _metadata(generator: Generator, chosen: SamplingConfig, times: Tensor) -> di
     }
 
 
-def _described(feature: Feature) -> dict[str, str]:
-    return {"name": feature.name, "unit": feature.unit, "description": feature.description}
+def _described(feature: Feature) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": feature.name, "unit": feature.unit, "description": feature.description}
+    if feature.categories:
+        about["categories"] = list(feature.categories)
+    return about

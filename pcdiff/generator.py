@@ -42,6 +42,7 @@ from pcdiff.conditions import Asked, Conditions, Selection, Source, as_text, con
 from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
+from pcdiff.encodings import leading_scale
 from pcdiff.errors import DataError, ModelError
 from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
@@ -50,7 +51,7 @@ from pcdiff.precision import pick_precision
 from pcdiff.resources import DESCRIPTION, find_generator
 from pcdiff.sampling_loop import Guide, Solver, Window, workers
 from pcdiff.seeds import Purpose, word
-from pcdiff.transforms import Transform, leading_feature
+from pcdiff.transforms import Transform
 
 __all__ = ["Generator", "Guide"]
 
@@ -345,7 +346,7 @@ class Generator:
         """The noise (n, N, F), mask (n, N) and conditions (n, C) of all of these clouds in one batch."""
         counts = found.counts
         mask = np.arange(int(counts.max())) < counts[:, None]
-        noise = np.zeros((*mask.shape, len(self.transform.points)), np.float32)
+        noise = np.zeros((*mask.shape, len(self.transform.channels)), np.float32)
         blocks = _blocks(start, start + len(counts))
         noise[mask] = np.concatenate(
             [self._noise(first, counts[first - start : first - start + size], seed) for first, size in blocks]
@@ -354,7 +355,7 @@ class Generator:
 
     def _noise(self, start: int, counts: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float32]:
         """The noise of clouds of one block, flat, shape (sum of counts, F)."""
-        noise = point_noise(seed, start, len(counts), int(counts.max()), len(self.transform.points))
+        noise = point_noise(seed, start, len(counts), int(counts.max()), len(self.transform.channels))
         if self.settings.denoiser.dimension is not None:
             unit = torch.from_numpy(student_uniforms(seed, start, len(counts)))
             noise = noise * student_scale(unit, self.settings.denoiser.dimension).float().numpy()[:, None, None]
@@ -388,10 +389,9 @@ class Generator:
 
     @property
     def _falling(self) -> int | None:
-        """Which point feature the constituents of a jet fall in, where they have one."""
-        if self.transform.schema.kind != "jets":
-            return None
-        return leading_feature(self.transform.points)
+        """Which channel the constituents of a jet fall in, where they have one."""
+        found = leading_scale(self.transform.points) if self.transform.schema.kind == "jets" else None
+        return None if found is None else found[0]
 
     def decode(self, points: npt.NDArray[np.float32], found: Conditions, provenance: Mapping[str, Any]) -> PointClouds:
         """Clouds in physical units."""

@@ -11,11 +11,12 @@ moments, of which energy-flow polynomials are products ("Cutting Multiparticle C
 
     M(k, a) = sum_i z_i^k prod_j u_ij^{a_j},        k = 0 (as a mean), 1 and 2,    |a| <= 4,
 
-with z the weight of a point (ptrel) and u its other features, standardised, then energy-flow polynomials of the distances theta of the points,
+with z the weight of a point (ptrel) and u its other channels, then energy-flow polynomials of the distances theta of the points in those of u
+that are numbers,
 
     sum_ij z_i z_j t_ij,    sum_i z_i (sum_j z_j t_ij)^p,    sum_ijk z_i z_j z_k t_ij t_jk t_ki,        t = theta^beta,    p = 2, 3,
 
-which see how near points lie where beta is small (arXiv 1712.07124), then the features of the points in order of their weight, and last the
+which see how near points lie where beta is small (arXiv 1712.07124), then the channels of the points in order of their weight, and last the
 conditions, so that clouds are also right for what they were asked for. Each of f is standardised, the polynomials by their logarithm, and of
 its tails the logarithm is taken.
 """
@@ -30,8 +31,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pcdiff.encodings import Categories, Scale, leading_scale
 from pcdiff.loader import CloudBatch
-from pcdiff.transforms import Scale, leading_feature
 
 __all__ = ["Matching", "Potential", "energy_distance"]
 
@@ -96,34 +97,37 @@ class Matching:
     """The observables f of clouds of one transform.
 
     Attributes:
-        weight: position of the point feature that weighs points, and its scale; None: all weigh alike.
-        shape: positions of the other point features.
-        leading: number of leading points whose features are compared; those that a cloud lacks count as zero.
+        weight: the channel that weighs points, and its scale; None: all weigh alike.
+        shape: the other channels.
+        place: those of them that are numbers, not categories.
+        leading: number of leading points whose channels are compared; those that a cloud lacks count as zero.
         centre, spread: of each moment and polynomial over the clouds that are matched, shape (K,).
     """
 
     weight: tuple[int, Scale] | None
     shape: tuple[int, ...]
+    place: tuple[int, ...]
     leading: int
     centre: Tensor
     spread: Tensor
 
     @classmethod
-    def of(cls, points: tuple[Scale, ...], batch: CloudBatch) -> Matching:
+    def of(cls, points: tuple[Scale | Categories, ...], batch: CloudBatch) -> Matching:
         """For clouds such as those of a batch.
 
         Args:
-            points: the scales of the point features.
+            points: the encodings of the point features.
             batch: a few thousand clouds, standardised.
         """
-        found = leading_feature(points)
-        weight = None if found is None else (found, points[found])
-        shape = tuple(k for k in range(len(points)) if k != found)
+        weight = leading_scale(points)
+        numbers = [isinstance(encoding, Scale) for encoding in points for _ in range(encoding.width)]
+        shape = tuple(k for k in range(len(numbers)) if weight is None or k != weight[0])
+        place = tuple(k for k in shape if numbers[k])
         # So many that most clouds have them all, and none is compared by its padding alone.
         leading = int(batch.mask.sum(1).float().quantile(_SHARE))
-        plain = cls(weight, shape, leading, torch.zeros(()), torch.ones(()))
+        plain = cls(weight, shape, place, leading, torch.zeros(()), torch.ones(()))
         found_of_all = plain.observables(batch.x, batch.mask)
-        return cls(weight, shape, leading, found_of_all.mean(0), found_of_all.std(0).clamp(min=1e-6))
+        return cls(weight, shape, place, leading, found_of_all.mean(0), found_of_all.std(0).clamp(min=1e-6))
 
     def to(self, device: torch.device) -> Matching:
         """The same on a device."""
@@ -172,7 +176,7 @@ class Matching:
 
     def polynomials(self, x: Tensor, mask: Tensor) -> Tensor:
         """Logarithms of the energy-flow polynomials, shape (B, 4 K), K the number of exponents beta; of clouds with a weight."""
-        z, u = self.weight_of(x) * mask, x[..., self.shape]
+        z, u = self.weight_of(x) * mask, x[..., self.place]
         # The derivative of the distance of two points at the same place is bounded.
         square = (u[:, :, None] - u[:, None]).square().sum(-1) + 1e-8
         others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
@@ -200,7 +204,7 @@ class Matching:
         return value.exp() if scale.function == "log" else value
 
     def __call__(self, clouds: CloudBatch) -> Tensor:
-        """f, shape (B, K): moments and polynomials, the features of the leading points in their order, and the conditions."""
+        """f, shape (B, K): moments and polynomials, the channels of the leading points in their order, and the conditions."""
         x, mask = clouds.x, clouds.mask
         found = [torch.asinh((self.observables(x, mask) - self.centre) / self.spread)]
         if self.weight is not None:

@@ -41,25 +41,28 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """One step, from the gradients that there are."""
         for group in self.param_groups:
-            of_shape: dict[torch.Size, list[Tensor]] = {}
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    of_shape.setdefault(matrix.shape, []).append(matrix)
-            for (rows, columns), matrices in of_shape.items():
-                ahead = torch.stack([self._ahead(matrix) for matrix in matrices])
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            if not matrices:
+                continue
+            of_shape: dict[torch.Size, list[int]] = {}
+            for index, matrix in enumerate(matrices):
+                of_shape.setdefault(matrix.shape, []).append(index)
+            ahead = self._ahead(matrices)
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            for (rows, columns), indices in of_shape.items():
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for matrix, move in zip(matrices, orthogonal(ahead), strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(move, alpha=-rate)
+                moves = orthogonal(torch.stack([ahead[index] for index in indices]))
+                torch._foreach_add_([matrices[index] for index in indices], list(moves.unbind()), alpha=-rate)
 
-    def _ahead(self, matrix: Tensor) -> Tensor:
-        """The momentum, looked at one step ahead."""
-        state, gradient = self.state[matrix], matrix.grad
-        assert gradient is not None
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        momentum: Tensor = state["momentum_buffer"]
-        momentum.lerp_(gradient, 1 - _MOMENTUM)
-        return gradient.lerp(momentum, _MOMENTUM)
+    def _ahead(self, matrices: list[nn.Parameter]) -> list[Tensor]:
+        """The momenta, looked at one step ahead; all in a few calls, since on a GPU each call costs as much as its work."""
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -123,7 +123,13 @@ class Solver:
         precision = pick_precision(self.chosen.precision, self.device)
         if precision != torch.float32:
             net = _InPrecision(model.net, self.device, precision)
-            denoiser = Denoiser(net, model.schedule, parametrisation=model.parametrisation, dimension=model.dimension)
+            denoiser = Denoiser(
+                net,
+                model.schedule,
+                parametrisation=model.parametrisation,
+                dimension=model.dimension,
+                head=model.head,
+            )
         guided: DenoiserLike = denoiser
         if self.chosen.guidance != 1:
             guided = ClassifierFree(guided, self.chosen.guidance)
@@ -140,7 +146,7 @@ class Window:
         points: their noise, flat, shape (P, F); the result takes its place.
         counts: numbers of points, shape (n,).
         cond: conditions, shape (n, C).
-        falling: the point feature, if any, by which points are put in falling order.
+        falling: the channel, if any, by which points are put in falling order.
     """
 
     def __init__(

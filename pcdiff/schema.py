@@ -11,12 +11,15 @@ from typing import Any, Literal, get_args
 
 from pcdiff.errors import DataError, suggest
 
-__all__ = ["JET_TYPES", "Feature", "Kind", "Reflection", "Schema", "jet_schema", "vector_schema"]
+__all__ = ["JET_TYPES", "PARTICLE_CLASSES", "Feature", "Kind", "Reflection", "Schema", "jet_schema", "vector_schema"]
 
 Kind = Literal["jets", "halos", "vectors"]
 
 # The order is that of the JetNet library, which prepends this number to its jet features.
 JET_TYPES = ("g", "q", "t", "w", "z")
+
+# The order of JetClass, which has a flag for each (isChargedHadron, ...).
+PARTICLE_CLASSES = ("charged hadron", "neutral hadron", "photon", "electron", "muon")
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ _JET_POINTS = {
     "energy": Feature("energy", "GeV", "energy"),
     "pdgId": Feature("pdgId", "", "Particle Data Group number of the particle"),
     "charge": Feature("charge", "e", "electric charge"),
+    "particle_class": Feature("particle_class", "", "class of the particle", PARTICLE_CLASSES),
 }
 
 _JET_CLOUDS = {

@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pcdiff.bundle import Settings
 from pcdiff.config import MultiplicityConfig
+from pcdiff.encodings import Categories, Scale
 from pcdiff.errors import ConfigError
 from pcdiff.generator import Generator
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.seeds import Purpose, word
-from pcdiff.transforms import Scale
 
 __all__ = ["fit_multiplicity", "functions_of", "load_start"]
 
@@ -56,9 +56,9 @@ def load_start(
     return start
 
 
-def functions_of(scales: Sequence[Scale]) -> list[tuple[str, str]]:
+def functions_of(encodings: Sequence[Scale | Categories]) -> list[tuple[str, str]]:
     """Each feature and its function, as a config has them."""
-    return [(scale.name, scale.function) for scale in scales]
+    return [(encoding.name, encoding.function) for encoding in encodings]
 
 
 def fit_multiplicity(

@@ -1,8 +1,9 @@
 """From physical units to standardised arrays and back: fitted on training data, stored with the generator.
 
-Point features are standardised over all valid points, as they are or in their logarithm; cloud features and the number of
-points likewise over clouds. The conditions that a denoiser sees are, in this order: the standardised number of points, the
-standardised cloud features, and the type as one-hot when there is more than one.
+Point features are standardised over all valid points, as they are or in their logarithm, and have a channel each; categories have
+code words of several channels (:mod:`pcdiff.encodings`). Cloud features and the number of points are standardised over clouds. The
+conditions that a denoiser sees are, in this order: the standardised number of points, the standardised cloud features, and the type
+as one-hot when there is more than one.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
+from pcdiff.encodings import Categories, Combinations, Function, Scale, encoding_of, fit_encoding
 from pcdiff.errors import DataError
 from pcdiff.kinematics import wrap
 from pcdiff.schema import Feature, Schema, jet_schema
 
-__all__ = ["Encoded", "Scale", "Transform", "cloud_columns", "point_columns"]
+__all__ = ["Encoded", "Transform", "cloud_columns", "point_columns"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,70 +57,11 @@ def cloud_columns(clouds: PointClouds, names: Sequence[str]) -> dict[str, npt.ND
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Standardisation of one feature: ``(f(x) - mean) / std`` with f the identity or the natural logarithm."""
-
-    name: str
-    function: Literal["standard", "log"]
-    mean: float
-    std: float
-
-    @classmethod
-    def fit(
-        cls, name: str, function: Literal["standard", "log"], values: npt.NDArray[Any], *, signed: bool = False
-    ) -> Scale:
-        """Mean and standard deviation of the values; a constant feature keeps a scale of 1.
-
-        Args:
-            signed: the feature changes sign under a symmetry, so its mean is 0 up to statistics; it is taken as exactly 0,
-                so that a change of sign is the same before and after standardising.
-        """
-        shaped = cls(name, function, 0.0, 1.0)._shape(np.asarray(values, np.float64))
-        mean = 0.0 if signed and function == "standard" else float(shaped.mean())
-        std = float(np.sqrt(np.mean((shaped - mean) ** 2)))
-        return cls(name, function, mean, std if std > 1e-12 else 1.0)
-
-    def _shape(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        if self.function == "standard":
-            return values
-        if np.any(values <= 0):
-            raise DataError(
-                f"feature {self.name!r} is {float(values.min())} in {int(np.sum(values <= 0))} of {len(values)} values; "
-                "its logarithm is used, so it must be positive"
-            )
-        return np.log(values)
-
-    def forward(self, values: npt.NDArray[Any]) -> Floats:
-        """Standardised values."""
-        return ((self._shape(np.asarray(values, np.float64)) - self.mean) / self.std).astype(np.float32)
-
-    def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """log of the derivative of :meth:`forward` at values in physical units, of their shape."""
-        found = np.full(np.shape(values), -np.log(self.std))
-        return found - self._shape(np.asarray(values, np.float64)) if self.function == "log" else found
-
-    def inverse(self, values: npt.NDArray[Any]) -> Floats:
-        """Values in physical units; beyond the range of float32 they end at its largest number."""
-        shaped = np.asarray(values, np.float64) * self.std + self.mean
-        with np.errstate(over="ignore"):
-            physical = np.exp(shaped) if self.function == "log" else shaped
-        limit = np.finfo(np.float32)
-        smallest = limit.tiny if self.function == "log" else limit.min
-        return np.clip(physical, smallest, limit.max).astype(np.float32)
-
-
-def leading_feature(points: Sequence[Scale]) -> int | None:
-    """Position of the point feature that says how hard a constituent is, by which constituents fall; None without one."""
-    names = [scale.name for scale in points]
-    return next((names.index(name) for name in ("ptrel", "pt", "energy") if name in names), None)
-
-
-@dataclass(frozen=True)
 class Encoded:
     """Clouds as the denoiser sees them.
 
     Attributes:
-        points: shape (P, F), float32, standardised.
+        points: shape (P, F), float32, of the F channels.
         offsets: shape (n + 1,).
         cond: shape (n, C), float32.
     """
@@ -140,24 +83,26 @@ class Transform:
     """The invertible map between :class:`~pcdiff.clouds.PointClouds` and :class:`Encoded`.
 
     Attributes:
-        points: scales of the point features that are generated.
+        points: encodings of the point features that are generated.
         clouds: scales of the cloud features that condition.
         count: scale of the number of points.
         types: names of the types that the training data hold, in the order of the one-hot; empty without types.
         schema: what the generated columns mean.
+        combinations: of the categories of a point; None without categorical features.
     """
 
-    points: tuple[Scale, ...]
+    points: tuple[Scale | Categories, ...]
     clouds: tuple[Scale, ...]
     count: Scale
     types: tuple[str, ...]
     schema: Schema
+    combinations: Combinations | None = None
 
     @classmethod
     def fit(
         cls,
         clouds: PointClouds,
-        points: Mapping[str, Literal["standard", "log"]],
+        points: Mapping[str, Function],
         features: Mapping[str, Literal["standard", "log"]],
         *,
         use_type: bool = True,
@@ -166,8 +111,8 @@ class Transform:
 
         Args:
             clouds: the training data.
-            points: for each point feature to generate, how it is standardised.
-            features: for each cloud feature to condition on, likewise.
+            points: for each point feature to generate, how it is encoded.
+            features: for each cloud feature to condition on, how it is standardised.
             use_type: condition on the cloud feature ``type`` where there is one.
         """
         turning = sorted({"phi", "px", "py"} & set(points))
@@ -188,17 +133,24 @@ class Transform:
         schema = _generated_schema(clouds.schema, list(points), list(features), types)
         signed = {name for reflection in schema.reflections for name in reflection.points}
         signed_rows = {name for reflection in schema.reflections for name in reflection.clouds}
+        encodings = tuple(
+            fit_encoding(name, function, columns[name], signed=name in signed) for name, function in points.items()
+        )
         return cls(
-            points=tuple(
-                Scale.fit(name, function, columns[name], signed=name in signed) for name, function in points.items()
-            ),
+            points=encodings,
             clouds=tuple(
                 Scale.fit(name, function, rows[name], signed=name in signed_rows) for name, function in features.items()
             ),
             count=Scale.fit("number of points", "standard", clouds.counts),
             types=types,
             schema=schema,
+            combinations=Combinations.fit(encodings, columns),
         )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The point feature of each of the F channels: a number has one, categories have several."""
+        return tuple(encoding.name for encoding in self.points for _ in range(encoding.width))
 
     @property
     def conditions(self) -> int:
@@ -224,19 +176,36 @@ class Transform:
 
     def encode(self, clouds: PointClouds) -> Encoded:
         """Standardise clouds."""
-        columns = point_columns(clouds, [scale.name for scale in self.points])
+        columns = self._columns(clouds)
         rows = cloud_columns(clouds, [scale.name for scale in self.clouds])
         return Encoded(
-            points=np.stack([scale.forward(columns[scale.name]) for scale in self.points], axis=1),
+            points=np.column_stack([encoding.forward(columns[encoding.name]) for encoding in self.points]),
             offsets=clouds.offsets,
             cond=self.encode_conditions(clouds.counts, rows, self.type_index(clouds)),
         )
 
     def log_slopes(self, clouds: PointClouds) -> npt.NDArray[np.float64]:
-        """log of what a density of standardised points is multiplied by to be one of points in physical units; shape (n,)."""
-        columns = point_columns(clouds, [scale.name for scale in self.points])
-        flat = np.sum([scale.log_slope(columns[scale.name]) for scale in self.points], axis=0)
+        """log of what a density of standardised points is multiplied by to be one of points in physical units; shape (n,).
+
+        Raises:
+            DataError: a point feature is categorical.
+        """
+        columns = self._columns(clouds)
+        flat = np.sum([encoding.log_slope(columns[encoding.name]) for encoding in self.points], axis=0)
         return np.add.reduceat(flat, clouds.offsets[:-1])
+
+    def _columns(self, clouds: PointClouds) -> dict[str, npt.NDArray[Any]]:
+        """The point features that are encoded; those that are categorical must stand for the same names."""
+        columns = point_columns(clouds, [encoding.name for encoding in self.points])
+        for encoding in self.points:
+            if isinstance(encoding, Categories):
+                found, expected = (s.point(encoding.name).categories for s in (clouds.schema, self.schema))
+                if found != expected:
+                    raise DataError(
+                        f"the numbers of point feature {encoding.name!r} stand for {', '.join(found) or 'no names'}, "
+                        f"expected {', '.join(expected) or 'no names'} as in the training data"
+                    )
+        return columns
 
     def encode_conditions(
         self, counts: npt.NDArray[Any], features: Mapping[str, npt.NDArray[Any]], types: npt.NDArray[np.int64]
@@ -259,12 +228,17 @@ class Transform:
         """Point clouds in physical units.
 
         Args:
-            points: shape (P, F), standardised.
+            points: shape (P, F), encoded.
             offsets: shape (n + 1,).
             features: cloud features in physical units, each (n,).
             types: positions in :attr:`types`, shape (n,).
         """
-        columns = {scale.name: scale.inverse(points[:, i]) for i, scale in enumerate(self.points)}
+        ends = np.cumsum([encoding.width for encoding in self.points])
+        parts = np.split(points, ends[:-1], axis=1)
+        columns: dict[str, npt.NDArray[Any]] = {
+            encoding.name: encoding.inverse(part).reshape(len(points))
+            for encoding, part in zip(self.points, parts, strict=True)
+        }
         if self.schema.kind == "jets" and "phi" in columns:
             columns["phi"] = wrap(columns["phi"].astype(np.float64)).astype(np.float32)
         rows: dict[str, npt.NDArray[Any]] = {name: np.asarray(values, np.float32) for name, values in features.items()}
@@ -274,16 +248,16 @@ class Transform:
         return PointClouds.from_flat(columns, offsets, rows, self.schema, provenance)
 
     def reflections(self) -> list[tuple[Floats, Floats]]:
-        """For each symmetry the signs that flip standardised points (F,) and conditions (C,).
+        """For each symmetry the signs that flip encoded points (F,) and conditions (C,).
 
         Symmetries that touch no generated feature are left out.
         """
         out = []
         for reflection in self.schema.reflections:
-            signs = np.ones(len(self.points), np.float32)
+            signs = np.ones(len(self.channels), np.float32)
             cond = np.ones(self.conditions, np.float32)
-            for i, scale in enumerate(self.points):
-                if scale.name in reflection.points:
+            for i, name in enumerate(self.channels):
+                if name in reflection.points:
                     signs[i] = -1
             for i, scale in enumerate(self.clouds):
                 if scale.name in reflection.clouds:
@@ -295,22 +269,25 @@ class Transform:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "points": [vars(scale) for scale in self.points],
+            "points": [vars(encoding) for encoding in self.points],
             "clouds": [vars(scale) for scale in self.clouds],
             "count": vars(self.count),
             "types": list(self.types),
             "schema": self.schema.to_dict(),
+            "combinations": None if self.combinations is None else vars(self.combinations),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Transform:
         """Inverse of :meth:`to_dict`."""
         return cls(
-            points=tuple(Scale(**item) for item in data["points"]),
+            points=tuple(encoding_of(item) for item in data["points"]),
             clouds=tuple(Scale(**item) for item in data["clouds"]),
             count=Scale(**data["count"]),
             types=tuple(data["types"]),
             schema=Schema.from_dict(data["schema"]),
+            # Before format version 3 there were no categories.
+            combinations=Combinations.from_dict(data["combinations"]) if data.get("combinations") else None,
         )
 
 

@@ -16,6 +16,7 @@ import pcdiff
 from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.clouds import PointClouds
 from pcdiff.config import EpicConfig, FeaturesConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
+from pcdiff.encodings import Categories
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.evaluation import evaluate, wasserstein
 from pcdiff.generator import Generator
@@ -458,3 +459,57 @@ def test_the_readme_has_a_place_for_each_script() -> None:
         card = (pretrained()[name] / "README.md").read_text(encoding="utf-8")
         assert card.count("<!-- results: written by quality.py -->") == 1
         assert card.count("<!-- end of results of quality.py -->") == 1
+
+
+@pytest.fixture
+def categories(path: None) -> ModuleType:
+    import categories
+
+    return categories
+
+
+def test_the_code_words_that_are_compared(categories: ModuleType) -> None:
+    """Binary digits from the lowest, of mean 0 and mean square 1."""
+    values = np.array([-1, -1, 0, 1, 1, 1, 1, 2, 5])
+    encoding = Categories.fit("kind", values)
+    own = encoding.codes
+    for contender in categories.CONTENDERS.values():
+        if contender.codes is None:
+            continue
+        with categories.as_in(contender):
+            words = encoding.forward(values).astype(np.float64)
+            np.testing.assert_allclose(words.mean(axis=0), 0, atol=1e-6)
+            np.testing.assert_allclose(np.mean(words**2), 1, rtol=1e-6)
+            np.testing.assert_array_equal(encoding.inverse(words.astype(np.float32)), values)
+    np.testing.assert_array_equal(encoding.codes, own)
+    steps = np.diff(categories.analog_bits(encoding), axis=0)
+    digits = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(steps / np.abs(steps).max(), np.diff(digits, axis=0), atol=1e-6)
+
+
+def test_labels_are_compared_by_total_variation_and_contradictions(categories: ModuleType, jets: PointClouds) -> None:
+    """Every other photon called a neutral hadron: half the sum of the two changes; a charge of each neutral hadron: all contradict."""
+
+    def labelled(kind: np.ndarray, charge: np.ndarray) -> PointClouds:
+        points = {name: some.column(name) for name in some.schema.point_names} | {
+            "charge": charge,
+            "particle_class": kind,
+        }
+        features = {name: some.feature(name) for name in some.schema.cloud_names}
+        schema = pcdiff.schema.jet_schema(list(points), list(features), axis="all")
+        return PointClouds.from_flat(points, some.offsets, features, schema)
+
+    some = jets[:200]
+    kind = np.random.default_rng(0).integers(0, 5, some.num_points).astype(np.int32)
+    charge = np.where(np.isin(kind, [1, 2]), 0, 1).astype(np.int32)
+    truth = labelled(kind, charge)
+    same = categories.compared(truth, truth)
+    assert all(value == 0 for value, _ in same.values())
+    taken = (kind == 2) & (np.arange(len(kind)) % 2 == 0)
+    wrong = categories.compared(truth, labelled(np.where(taken, 1, kind).astype(np.int32), np.ones_like(charge)))
+    np.testing.assert_allclose(wrong["total variation, class"][0], np.mean(taken))
+    np.testing.assert_allclose(wrong["share of contradicting charges"][0], np.mean(np.isin(kind, [1, 2])))
+    before, after = (np.bincount(categories.owners(some), which) for which in (kind == 1, (kind == 1) | taken))
+    expected = wasserstein(before, after)
+    np.testing.assert_allclose(wrong["W1 number of neutral hadrons"][0], expected)
+    assert wrong["W1 relative_mass"][0] == 0

@@ -209,6 +209,11 @@ class TestValidate:
         with pytest.raises(DataError, match=f"'type' is {bad} in cloud 0; expected 0 to 4 for g, q, t, w, z"):
             clouds.validate()
 
+    def test_a_category_is_a_whole_number(self) -> None:
+        clouds = PointClouds.from_flat({"particle_class": [2.0, 0.5]}, [0, 2], {}, jet_schema(["particle_class"], []))
+        with pytest.raises(DataError, match=r"'particle_class' is 0\.5 in cloud 0; expected 0 to 4 for charged hadron"):
+            clouds.validate()
+
     def test_empty_clouds(self) -> None:
         with pytest.raises(DataError, match="1 of 3 clouds have no points, the first is cloud 1"):
             make([1, 0, 2]).validate()

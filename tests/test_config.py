@@ -130,7 +130,10 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ({"training": {"steps": 1.5}}, "training.steps: found 1.5, expected a whole number"),
         ({"features": {"reflect": "maybe"}}, "features.reflect: found 'maybe', expected true or false"),
         ({"features": {"points": {}}}, "features.points: found {}, expected at least 1 item"),
-        ({"features": {"points": {"ptrel": "lg"}}}, "features.points.ptrel: found 'lg', expected 'standard' or 'log'"),
+        (
+            {"features": {"points": {"ptrel": "lg"}}},
+            "features.points.ptrel: found 'lg', expected 'standard', 'log' or 'categorical'",
+        ),
         ({"features": {"points": {1: "log"}}}, "features.points.1: found 1, expected text"),
         ({"data": {"train": ["a", 1], "validation": "v"}}, "data.train.1: found 1, expected text"),
         ({"data": {"train": [], "validation": "v"}}, "data.train: found [], expected at least 1 item"),
@@ -152,6 +155,17 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         (
             {"net": {"kind": "graph", "coordinates": ["eta", "phirel"]}},
             "net.coordinates: found 'eta', expected only names in features.points: etarel, phirel, ptrel",
+        ),
+        (
+            {"features": {"points": {"charge": "categorical"}}, "denoiser": {"potential": True}},
+            "denoiser.potential: found true, expected false, for features.points holds categories",
+        ),
+        (
+            {
+                "features": {"points": {"etarel": "standard", "charge": "categorical"}},
+                "net": {"kind": "graph", "coordinates": ["charge"]},
+            },
+            "net.coordinates: found 'charge', expected only names in features.points: etarel",
         ),
         ({"lr": 1}, "lr: unknown key; did you mean 'optim.lr' or 'multiplicity.lr'?"),
         ({"hidden": 1}, "hidden: unknown key; did you mean 'multiplicity.hidden' or 'net.hidden'?"),

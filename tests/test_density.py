@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from pcdiff.generator import Generator
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.transforms import Transform, cloud_columns
 
-from .test_transforms import CLOUDS, POINTS, jets
+from .test_transforms import CLOUDS, LABELLED, POINTS, jets, labelled
 
 
-def make(clouds: PointClouds, denoiser: DenoiserConfig | None = None, *, spread: float = 0.0) -> Generator:
-    transform = Transform.fit(clouds, POINTS, CLOUDS)
+def make(
+    clouds: PointClouds, denoiser: DenoiserConfig | None = None, *, spread: float = 0.0, points: dict[str, Any] = POINTS
+) -> Generator:
+    transform = Transform.fit(clouds, points, CLOUDS)
     settings = Settings(
         EpicConfig(hidden=16, layers=2, global_size=4),
         ScheduleConfig(),
@@ -115,3 +118,9 @@ def test_bad_requests_give_one_line() -> None:
         cloud_log_likelihood(make(clouds), clouds, probes=1)
     with pytest.raises(DataError, match="seed is -1; expected a whole number from 0"):
         cloud_log_likelihood(make(clouds), clouds, seed=-1)
+
+
+def test_categories_have_no_density() -> None:
+    clouds = labelled(20)
+    with pytest.raises(DataError, match=r"'particle_class' is categorical, so its .* values have no density"):
+        cloud_log_likelihood(make(clouds, points=LABELLED), clouds)

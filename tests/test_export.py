@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ from pcdiff.config import (
 )
 from pcdiff.diffusion import DenoiserLike, sample
 from pcdiff.diffusion.guidance import ClassifierFree
+from pcdiff.encodings import Categories, Function, Scale
 from pcdiff.errors import PcdiffError
-from pcdiff.export import _check, _standardised, _unstandardised, _wrapped, export_onnx, onnx_inputs
+from pcdiff.export import _check, export_onnx, onnx_inputs
 from pcdiff.generator import Generator
 from pcdiff.kinematics import wrap
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.resources import pretrained
-from pcdiff.transforms import Scale, Transform, cloud_columns
+from pcdiff.tracing import category, standardised, unstandardised, wrapped
+from pcdiff.transforms import Transform, cloud_columns
 
-from .test_transforms import CLOUDS, POINTS, jets
+from .test_transforms import CLOUDS, LABELLED, POINTS, labelled
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -52,10 +55,16 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 CPP = Path(__file__).parents[1] / "docs" / "examples" / "cpp"
 
 
-def make(net: NetConfig, denoiser: DenoiserConfig | None = None, *, conditioned: bool = True) -> Generator:
+def make(
+    net: NetConfig,
+    denoiser: DenoiserConfig | None = None,
+    *,
+    conditioned: bool = True,
+    points: Mapping[str, Function] = POINTS,
+) -> Generator:
     """A generator whose net has random weights."""
-    clouds = jets(300)
-    transform = Transform.fit(clouds, POINTS, CLOUDS if conditioned else {}, use_type=conditioned)
+    clouds = labelled(300)
+    transform = Transform.fit(clouds, points, CLOUDS if conditioned else {}, use_type=conditioned)
     settings = Settings(
         net,
         ScheduleConfig(),
@@ -83,6 +92,9 @@ class Exported:
         self.generator, self.chosen, self.file = generator, chosen, file
         onnxruntime = pytest.importorskip("onnxruntime")
         self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self.encodings = generator.transform.points
+        # Of etarel, phirel and ptrel.
+        self.numbers = [i for i, encoding in enumerate(self.encodings) if isinstance(encoding, Scale)]
 
     def run(self, inputs: Arrays) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Points and mask by ONNX Runtime."""
@@ -94,10 +106,12 @@ class Exported:
         rng = np.random.default_rng(seed)
         found = self.generator.conditions(0, clouds, seed)
         found = Conditions(rng.integers(1, points + 1, clouds), found.features, found.types)
-        return onnx_inputs(self.generator, found, rng.normal(size=(clouds, points, 3)))
+        return onnx_inputs(
+            self.generator, found, rng.normal(size=(clouds, points, len(self.generator.transform.channels)))
+        )
 
     def by_torch(self, inputs: Arrays, dtype: torch.dtype = torch.float32) -> npt.NDArray[np.float64]:
-        """The same points by torch, standardised, constituents by falling ptrel; shape (sum of counts, 3)."""
+        """The same numbers by torch, standardised, constituents by falling ptrel; shape (sum of counts, 3)."""
         transform, counts = self.generator.transform, inputs["counts"].astype(np.int64)
         features = {scale.name: inputs["features"][:, i] for i, scale in enumerate(transform.clouds)}
         cond = transform.encode_conditions(counts, features, inputs.get("type", np.zeros(len(counts))).astype(np.int64))
@@ -117,15 +131,17 @@ class Exported:
                 order=self.chosen.order,
                 denoise=self.chosen.denoise,
             ).numpy()
-        flat = x[mask].astype(np.float64)
+        ends = np.cumsum([encoding.width for encoding in self.encodings])
+        flat = x[mask].astype(np.float64)[:, ends[self.numbers] - 1]
         return flat[np.lexsort((-flat[:, 2], np.repeat(np.arange(len(counts)), counts)))]
 
     def standardised(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Points (P, 3) in physical units as the net sees them, in double precision."""
+        """The numbers of points in physical units as the net sees them, in double precision; shape (P, 3)."""
         columns = []
-        for scale, column in zip(self.generator.transform.points, points.T.astype(np.float64), strict=True):
-            shaped = np.log(column) if scale.function == "log" else column
-            columns.append((shaped - scale.mean) / scale.std)
+        for i in self.numbers:
+            scale, column = self.encodings[i], points[:, i].astype(np.float64)
+            assert isinstance(scale, Scale)
+            columns.append(((np.log(column) if scale.function == "log" else column) - scale.mean) / scale.std)
         return np.stack(columns, axis=1)
 
 
@@ -144,7 +160,7 @@ def assert_same(found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64
     np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["attention", "transformer", "gluon30-fast"])
+@pytest.fixture(scope="module", params=["attention", "transformer", "categories", "gluon30-fast"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     for name in PACKAGES:
         pytest.importorskip(name)
@@ -158,6 +174,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     overrides: dict[str, Any]
     if request.param == "attention":
         generator, overrides = make(ATTENTION, GUIDED), {"order": 2, "steps": 2, "guidance": 2.0}
+    elif request.param == "categories":
+        generator, overrides = make(EPIC, points=LABELLED), {"steps": 2}
     else:
         generator, overrides = make(TRANSFORMER, conditioned=False), {"sampler": "unipc", "steps": 2, "denoise": True}
     export_onnx(generator, file, **overrides)
@@ -197,7 +215,7 @@ def test_a_session_gives_the_same_points_at_each_call(exported: Exported) -> Non
 
 def test_points_fall(exported: Exported) -> None:
     made, mask = exported.run(exported.requests(40, 12))
-    falls = np.diff(made[..., 2], axis=1) <= 0
+    falls = np.diff(made[..., exported.numbers[2]], axis=1) <= 0
     assert falls[mask[:, 1:]].all()
 
 
@@ -212,7 +230,7 @@ def test_order_of_the_noise_and_padding_change_nothing(exported: Exported) -> No
     padded = np.pad(inputs["noise"], ((0, 0), (0, 31), (0, 0)), constant_values=7)
     padded[:, :9][~mask] = -5
     wide, wide_mask = exported.run({**inputs, "noise": padded})
-    assert wide.shape == (20, 40, 3)
+    assert wide.shape == (20, 40, made.shape[2])
     assert_same(exported.standardised(wide[wide_mask]), expected)
 
 
@@ -233,8 +251,13 @@ def test_the_file_makes_the_jets_that_sampling_makes(exported: Exported, asked: 
     made, made_mask = exported.run(onnx_inputs(generator, found, noise))
     np.testing.assert_array_equal(made_mask, mask.numpy())
     np.testing.assert_array_equal(made_mask.sum(axis=1), expected.counts)
-    columns = np.stack([expected.column(feature) for feature in expected.schema.point_names], axis=1)
-    assert_same(exported.standardised(made[made_mask]), exported.standardised(columns))
+    columns = np.stack([expected.column(encoding.name) for encoding in exported.encodings], axis=1)
+    standard = exported.standardised(columns)
+    assert_same(exported.standardised(made[made_mask]), standard)
+    alone = comparable(standard)
+    for i, encoding in enumerate(exported.encodings):
+        if isinstance(encoding, Categories):
+            np.testing.assert_array_equal(made[made_mask][alone, i], columns[alone, i])
 
 
 def test_types_and_features_reach_the_net(exported: Exported) -> None:
@@ -249,17 +272,22 @@ def test_types_and_features_reach_the_net(exported: Exported) -> None:
         changed[:, i] *= 1.2
         others[scale.name] = {**inputs, "features": changed}
     for name, other in others.items():
-        points, _ = exported.run(other)
+        points, mask = exported.run(other)
         moved = (np.abs(points - made) > 1e-5).any(axis=(1, 2))
         assert moved.all(), name
-        assert_same(exported.standardised(points[points[..., 2] > 0]), exported.by_torch(other))
+        assert_same(exported.standardised(points[mask]), exported.by_torch(other))
 
 
 def test_a_file_that_is_not_the_generator_is_refused(exported: Exported) -> None:
     """Were a constant of the transform lost on the way, by as little as a part in a thousand, it would be seen."""
     generator = exported.generator
-    points = generator.transform.points
-    other = replace(generator.transform, points=(points[0], replace(points[1], std=1.001 * points[1].std), points[2]))
+    points = tuple(
+        replace(encoding, std=1.001 * encoding.std)
+        if encoding.name == "phirel" and isinstance(encoding, Scale)
+        else encoding
+        for encoding in generator.transform.points
+    )
+    other = replace(generator.transform, points=points)
     changed = copy.copy(generator)
     changed.transform = other
     _check(exported.file, generator, exported.chosen)
@@ -275,7 +303,9 @@ def test_the_file_says_what_it_holds(exported: Exported) -> None:
     assert about["pcdiff"] == pcdiff.__version__
     assert about["format_version"] == "1"
     assert (about["generator"], about["config_hash"]) == (provenance["name"], provenance["config_hash"])
-    assert [entry["name"] for entry in json.loads(about["points"])] == list(POINTS)
+    points = {entry["name"]: entry.get("categories", []) for entry in json.loads(about["points"])}
+    schema = generator.transform.schema
+    assert points == {encoding.name: list(schema.point(encoding.name).categories) for encoding in exported.encodings}
     units = {entry["name"]: entry["unit"] for entry in json.loads(about["features"])}
     assert list(units) == [scale.name for scale in generator.transform.clouds]
     assert all(units.get(name, "GeV") == "GeV" for name in ("pt", "mass"))
@@ -291,10 +321,10 @@ def test_the_file_says_what_it_holds(exported: Exported) -> None:
     if len(generator.transform.types) > 1:
         optional["type"] = ["clouds"]
     assert axes == {
-        "noise": ["clouds", "points", 3],
+        "noise": ["clouds", "points", len(generator.transform.channels)],
         "counts": ["clouds"],
         **optional,
-        "points": ["clouds", "points", 3],
+        "points": ["clouds", "points", len(points)],
         "mask": ["clouds", "points"],
     }
     # What ONNX Runtime 1.15 reads.
@@ -304,7 +334,8 @@ def test_the_file_says_what_it_holds(exported: Exported) -> None:
 def test_the_weights_stand_in_the_file_once(exported: Exported) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(exported.file)
-    stored = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    of_net = [tensor for tensor in model.graph.initializer if tensor.name.startswith("net.") and len(tensor.dims) == 2]
+    stored = sum(int(np.prod(tensor.dims)) for tensor in of_net)
     weights = sum(
         parameter.numel() for parameter in exported.generator.denoiser.net.parameters() if parameter.ndim == 2
     )
@@ -339,11 +370,19 @@ def test_scales_and_angles_are_those_of_the_transform() -> None:
     extreme = np.array([-3e38, -200.0, -1.0, 0.0, 3.0, 200.0], np.float32)
     for function in ("standard", "log"):
         scale = Scale("x", function, 0.4, 2.5)
-        np.testing.assert_array_equal(_standardised(scale, torch.from_numpy(values)).numpy(), scale.forward(values))
-        back = _unstandardised(scale, torch.from_numpy(extreme)).float().numpy()
+        np.testing.assert_array_equal(standardised(scale, torch.from_numpy(values)).numpy(), scale.forward(values))
+        back = unstandardised(scale, torch.from_numpy(extreme)).float().numpy()
         np.testing.assert_allclose(back, scale.inverse(extreme), rtol=1e-7)
     angles = np.linspace(-20, 20, 401)
-    np.testing.assert_allclose(_wrapped(torch.from_numpy(angles)).numpy(), wrap(angles), atol=1e-14)
+    np.testing.assert_allclose(wrapped(torch.from_numpy(angles)).numpy(), wrap(angles), atol=1e-14)
+
+
+def test_categories_are_those_of_the_transform() -> None:
+    rng = np.random.default_rng(0)
+    categories = Categories.fit("kind", rng.choice([-211, 22, 211], 1000, p=[0.2, 0.7, 0.1]))
+    values = rng.normal(size=(5, 200, 3)).astype(np.float32)
+    found = category(categories, torch.from_numpy(values)).numpy()
+    np.testing.assert_array_equal(found.ravel(), categories.inverse(values.reshape(-1, 3)))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from pcdiff.encodings import Categories, Scale
 from pcdiff.loader import CloudBatch
 from pcdiff.matching import Matching, Potential, energy_distance
-from pcdiff.transforms import Scale
 
 from .diffusion.exact import seeded
 
@@ -169,6 +170,19 @@ def test_without_a_weight_all_points_count_alike() -> None:
     about = Matching.of(points, batch)
     # 3, 6, 10 and 15 products of degree 1 to 4 of three coordinates.
     assert about(batch).shape == (5, 34 + 2)
+
+
+def test_categories_enter_the_moments_and_leave_the_distances_of_points_as_they_are() -> None:
+    batch = clouds(50, 7)
+    kinds = Categories.fit("kind", np.array([0, 1, 1]))
+    words = torch.from_numpy(kinds.forward(np.arange(50 * 6) % 2)).double().view(50, 6, 2) * batch.mask[..., None]
+    more = replace(batch, x=torch.cat([words, batch.x], dim=-1))
+    plain, found = Matching.of(POINTS, batch), Matching.of((kinds, *POINTS), more)
+    assert found.weight is not None
+    assert found.weight[0] == 4
+    torch.testing.assert_close(found.polynomials(more.x, more.mask), plain.polynomials(batch.x, batch.mask))
+    # 4, 10, 20 and 35 products of degree 1 to 4 of four channels, of each of three powers of z, and z and z^2 by themselves.
+    assert found.moments(more.x, more.mask).shape == (50, 3 * 69 + 2)
 
 
 def test_points_that_a_cloud_lacks_count_as_zero() -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import awkward as ak
 import numpy as np
 import pytest
 
 from pcdiff.clouds import PointClouds
+from pcdiff.encodings import Scale
 from pcdiff.errors import DataError
 from pcdiff.schema import Feature, Schema, jet_schema, vector_schema
-from pcdiff.transforms import Scale, Transform, cloud_columns, point_columns
+from pcdiff.transforms import Transform, cloud_columns, point_columns
 
 POINTS = {"etarel": "standard", "phirel": "standard", "ptrel": "log"}
 CLOUDS = {"pt": "log", "eta": "standard", "mass": "log"}
@@ -176,3 +178,70 @@ def test_what_cannot_be_generated_is_refused() -> None:
         Transform.fit(
             PointClouds.from_flat({"x": np.ones(2)}, [0, 1, 2], {}, vector_schema(["x"])), {"ptrel": "log"}, {}
         )
+
+
+def labelled(n: int = 50, seed: int = 0) -> PointClouds:
+    """Jets whose constituents have a charge and a class, between the other columns."""
+    clouds = jets(n, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    kind = rng.integers(0, 5, clouds.num_points).astype(np.int32)
+    columns = {
+        "particle_class": kind,
+        **{name: clouds.column(name) for name in POINTS},
+        "charge": np.where(np.isin(kind, [1, 2]), 0, rng.choice([-1, 1], len(kind))).astype(np.int32),
+    }
+    features = {name: clouds.feature(name) for name in clouds.schema.cloud_names}
+    return PointClouds.from_flat(columns, clouds.offsets, features, jet_schema(list(columns), list(features)))
+
+
+LABELLED = {
+    "etarel": "standard",
+    "particle_class": "categorical",
+    "phirel": "standard",
+    "ptrel": "log",
+    "charge": "categorical",
+}
+
+
+def test_categories_are_several_channels_and_come_back() -> None:
+    clouds = labelled()
+    transform = Transform.fit(clouds, LABELLED, CLOUDS)
+    assert transform.channels == ("etarel", *["particle_class"] * 5, "phirel", "ptrel", *["charge"] * 3)
+    encoded = transform.encode(clouds)
+    assert encoded.points.shape == (clouds.num_points, 11)
+    features = {**cloud_columns(clouds, list(CLOUDS)), "phi": np.zeros(len(clouds), np.float32)}
+    back = transform.decode(encoded.points, encoded.offsets, features, transform.type_index(clouds))
+    for name in ("particle_class", "charge"):
+        np.testing.assert_array_equal(back.column(name), clouds.column(name))
+        assert back.column(name).dtype == np.int32
+        assert back.schema.point(name) == clouds.schema.point(name)
+    np.testing.assert_allclose(back.column("ptrel"), clouds.column("ptrel"), rtol=2e-6)
+    assert Transform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
+
+
+def test_a_reflection_changes_no_category() -> None:
+    """A mirror image has the same charges; charge conjugation is not among the symmetries."""
+    transform = Transform.fit(labelled(), LABELLED, CLOUDS)
+    flipped = [
+        {name for name, sign in zip(transform.channels, signs, strict=True) if sign < 0}
+        for signs, _ in transform.reflections()
+    ]
+    assert flipped == [{"etarel"}, {"phirel"}]
+
+
+def test_numbers_that_stand_for_other_names_are_refused() -> None:
+    clouds = labelled()
+    transform = Transform.fit(clouds, LABELLED, CLOUDS)
+    points = tuple(
+        Feature("particle_class", categories=("photon", "hadron", "a", "b", "c")) if feature.categories else feature
+        for feature in clouds.schema.points
+    )
+    columns = {name: clouds.column(name) for name in clouds.schema.point_names}
+    features = {name: clouds.feature(name) for name in clouds.schema.cloud_names}
+    other = PointClouds.from_flat(columns, clouds.offsets, features, replace(clouds.schema, points=points))
+    with pytest.raises(
+        DataError, match=r"'particle_class' stand for photon, hadron, a, b, c, expected charged hadron, .*muon"
+    ):
+        transform.encode(other)
+    with pytest.raises(DataError, match="no point feature 'particle_class'"):
+        transform.encode(jets())

@@ -249,7 +249,9 @@ def make_jets(args: argparse.Namespace) -> None:
     from pcdiff.data import make_jets
 
     output = args.output if "output" in args else Path("data", f"jets_{args.process}_{args.count}.hdf5")
-    chosen = _given(args, "seed", "radius", "pt", "eta", "constituents", "significant_bits", "max_ctau", "workers")
+    chosen = _given(
+        args, "seed", "radius", "pt", "eta", "constituents", "significant_bits", "max_ctau", "labels", "workers"
+    )
     _say(str(make_jets(output, process=args.process, count=args.count, **chosen)))
 
 

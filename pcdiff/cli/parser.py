@@ -352,6 +352,7 @@ def _add_data(names: Any) -> None:
         type=length_or_all,
         help="longest mean c tau, in mm, of particles that decay, or all",
     )
+    jets.add_argument("--labels", action="store_true", help="store charge and class of each constituent")
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
     jets.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
 

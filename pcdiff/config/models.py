@@ -102,12 +102,13 @@ class DataConfig(Section):
 
 
 class FeaturesConfig(Section):
-    points: dict[str, Literal["standard", "log"]] = Field(
+    points: dict[str, Literal["standard", "log", "categorical"]] = Field(
         default={"etarel": "standard", "phirel": "standard", "ptrel": "log"}, min_length=1
     )
-    """Point features that the generator makes, and whether each is standardised as it is or its logarithm is."""
+    """Point features that the generator makes, and whether each is standardised as it is or its logarithm is, or is a whole number that
+    stands for a category."""
     clouds: dict[str, Literal["standard", "log"]] = Field(default={"pt": "log", "eta": "standard", "mass": "log"})
-    """Cloud features that condition the generator, likewise."""
+    """Cloud features that condition the generator, and whether each is standardised as it is or its logarithm is."""
     type: bool = True
     """Condition on the cloud feature `type` where the data have it."""
     reflect: bool = True
@@ -358,6 +359,16 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is mirrored to."""
 
+    @field_validator("denoiser")
+    @classmethod
+    def _fits_the_features(cls, denoiser: DenoiserConfig, info: ValidationInfo) -> DenoiserConfig:
+        features = info.data.get("features")
+        if features is not None and denoiser.potential and "categorical" in features.points.values():
+            raise mistake(
+                True, "false, for features.points holds categories, whose expectation is no gradient", "potential"
+            )
+        return denoiser
+
     @field_validator("loss")
     @classmethod
     def _fits_the_denoiser(cls, loss: LossConfig, info: ValidationInfo) -> LossConfig:
@@ -409,7 +420,9 @@ class Config(Section):
     ) -> EpicConfig | TransformerConfig | GraphConfig:
         features = info.data.get("features")
         if isinstance(net, GraphConfig) and features is not None:
-            unknown = [name for name in net.coordinates if name not in features.points]
+            # Between code words of categories there is no distance.
+            known = [name for name, function in features.points.items() if function != "categorical"]
+            unknown = [name for name in net.coordinates if name not in known]
             if unknown:
-                raise mistake(unknown[0], f"only names in features.points: {', '.join(features.points)}", "coordinates")
+                raise mistake(unknown[0], f"only names in features.points: {', '.join(known)}", "coordinates")
         return net

@@ -45,6 +45,7 @@ def make_jets(
     constituents: int | None = 30,
     significant_bits: int | None = None,
     max_ctau: float | None = Recipe.max_ctau,
+    labels: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -69,6 +70,8 @@ def make_jets(
             compressed files smaller; None keeps all 24 of float32.
         max_ctau: particles whose mean c tau is longer, in mm, do not decay. At 10, where the LHC experiments draw the line, K-short
             and hyperons stay whole. With None all decay that Pythia lets decay, whose own limit is 1 m.
+        labels: store with each constituent its ``charge`` in units of e and its ``particle_class``: electrons, muons and photons by
+            their PDG number, all other particles as charged or neutral hadrons. The jets are the same with and without.
         workers: number of processes; by default one for each CPU core.
         progress: show a progress bar.
 
@@ -90,6 +93,7 @@ def make_jets(
         significant_bits=significant_bits,
         shard_size=_SHARD,
         max_ctau=max_ctau,
+        labels=labels,
     )
     if workers is not None and workers < 1:
         raise DataError(f"make jets: workers is {workers}; expected at least 1")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, optional, suggest
-from pcdiff.schema import JET_TYPES, jet_schema
+from pcdiff.schema import JET_TYPES, PARTICLE_CLASSES, jet_schema
 
 __all__ = ["PROCESSES", "Recipe", "selected_jets"]
 
@@ -30,7 +30,10 @@ _ENERGY = 13_000.0
 _VISIBLE_ETA = 5.0
 _NEUTRINOS = (12, 14, 16)
 _EVENTS = 100
-_SCHEMA = jet_schema(("etarel", "phirel", "ptrel"), ("pt", "eta", "mass", "num_constituents", "type"), axis="all")
+_POINTS = ("etarel", "phirel", "ptrel")
+_CLOUDS = ("pt", "eta", "mass", "num_constituents", "type")
+# By the absolute PDG number; what is none of these is a hadron.
+_CLASSES = {11: "electron", 13: "muon", 22: "photon"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Recipe:
     significant_bits: int | None
     shard_size: int
     max_ctau: float | None = 10.0
+    labels: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.pt
@@ -148,9 +152,11 @@ class Recipe:
     def provenance(self) -> dict[str, Any]:
         """The whole recipe as plain data: what is stored with the jets.
 
-        The largest lifetime is stored only where there is one, for in recipes of the time before there was one all decays.
+        The largest lifetime is stored only where there is one, for in recipes of the time before there was one all decays; labels
+        likewise.
         """
-        chosen = {name: value for name, value in asdict(self).items() if name != "max_ctau" or value is not None}
+        later = {"max_ctau": None, "labels": False}
+        chosen = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
         return {
             "recipe": "pcdiff.data.make_jets",
             **chosen,
@@ -175,7 +181,7 @@ def selected_jets(recipe: Recipe, seed: int) -> Iterator[PointClouds]:
         raise DataError(f"make jets: Pythia does not start with {', '.join(recipe.settings)}")
     barren = 0
     while barren < 30:
-        jets = _jets(pythia.nextBatch(_EVENTS).prt, recipe)
+        jets = _jets(pythia.nextBatch(_EVENTS).prt, recipe, pythia.particleData)
         barren = 0 if len(jets) else barren + 1
         yield jets
     raise DataError(
@@ -184,14 +190,16 @@ def selected_jets(recipe: Recipe, seed: int) -> Iterator[PointClouds]:
     )
 
 
-def _jets(particles: ak.Array, recipe: Recipe) -> PointClouds:
+def _jets(particles: ak.Array, recipe: Recipe, table: Any) -> PointClouds:
     """Cluster events, select jets and express their constituents relative to them.
 
     Args:
         particles: ``events * var * {id, status, daughter1, p: {px, py, pz, e}, ...}``, Pythia's event records.
+        table: Pythia's particle data.
     """
     fastjet = optional("fastjet", "pythia")
-    visible = particles.p[_is_visible(particles)]
+    seen = _is_visible(particles)
+    visible = particles.p[seen]
     momenta = ak.zip({"px": visible.px, "py": visible.py, "pz": visible.pz, "E": visible.e}, with_name="Momentum4D")
     clusters = fastjet.ClusterSequence(momenta, fastjet.JetDefinition(fastjet.antikt_algorithm, recipe.radius))
     jets = clusters.inclusive_jets(recipe.pt[0])
@@ -200,12 +208,30 @@ def _jets(particles: ak.Array, recipe: Recipe) -> PointClouds:
     leading = ak.argsort(jets.pt, axis=1, ascending=False)[:, :2]
     jets, inside = jets[leading], inside[leading]
     keep = (jets.pt > recipe.pt[0]) & (jets.pt < recipe.pt[1]) & (abs(jets.eta) < recipe.eta)
+    # A lone photon, once in 20,000 jets of light quarks, is no jet: it has no mass.
+    keep = keep & (ak.num(inside, axis=2) > 1)
     if PROCESSES[recipe.process].partons:
         keep = keep & _is_near(jets, _partons(particles, PROCESSES[recipe.process]), recipe.radius)
     jets, inside = jets[keep], inside[keep]
 
-    members = ak.flatten(momenta[ak.flatten(inside, axis=2)], axis=1)
-    return _relative(ak.flatten(jets), members, ak.to_numpy(ak.flatten(ak.num(inside, axis=2))), recipe)
+    chosen = ak.flatten(inside, axis=2)
+    members = ak.flatten(momenta[chosen], axis=1)
+    labels = _labels(ak.to_numpy(ak.flatten(particles.id[seen][chosen])), table) if recipe.labels else {}
+    return _relative(ak.flatten(jets), members, ak.to_numpy(ak.flatten(ak.num(inside, axis=2))), labels, recipe)
+
+
+def _labels(numbers: npt.NDArray[Any], table: Any) -> dict[str, npt.NDArray[np.int32]]:
+    """Charge, in units of e, and class of particles of these PDG numbers, shape (P,) each.
+
+    Args:
+        table: Pythia's particle data.
+    """
+    kinds, where = np.unique(numbers, return_inverse=True)
+    charges = np.array([table.charge(int(number)) for number in kinds])
+    hadrons = [PARTICLE_CLASSES[0] if charge else PARTICLE_CLASSES[1] for charge in charges]
+    names = [_CLASSES.get(abs(int(number)), hadron) for number, hadron in zip(kinds, hadrons, strict=True)]
+    classes = [PARTICLE_CLASSES.index(name) for name in names]
+    return {"charge": charges.astype(np.int32)[where], "particle_class": np.array(classes, np.int32)[where]}
 
 
 def _is_visible(particles: ak.Array) -> ak.Array:
@@ -240,13 +266,20 @@ def _is_near(jets: ak.Array, partons: ak.Array, radius: float) -> ak.Array:
     return ak.any(jet.deltaR(parton) < radius, axis=2)
 
 
-def _relative(jets: ak.Array, members: ak.Array, sizes: npt.NDArray[np.int64], recipe: Recipe) -> PointClouds:
+def _relative(
+    jets: ak.Array,
+    members: ak.Array,
+    sizes: npt.NDArray[np.int64],
+    labels: Mapping[str, npt.NDArray[np.int32]],
+    recipe: Recipe,
+) -> PointClouds:
     """Jets with the leading of their constituents, by falling transverse momentum.
 
     Args:
         jets: four-momenta of n jets.
         members: four-momenta of all their constituents, jet by jet.
         sizes: (n,) how many constituents each jet has.
+        labels: columns of the constituents that are stored as they are.
     """
     owner = np.repeat(np.arange(len(sizes)), sizes)
     axis = {name: ak.to_numpy(getattr(jets, name)) for name in ("pt", "eta", "phi", "mass")}
@@ -261,9 +294,13 @@ def _relative(jets: ak.Array, members: ak.Array, sizes: npt.NDArray[np.int64], r
         "num_constituents": sizes.astype(np.float32),
         "type": np.full(len(sizes), JET_TYPES.index(recipe.process), np.int32),
     }
-    columns = {name: _rounded(values[order], recipe.significant_bits) for name, values in points.items()}
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: _rounded(values[order], recipe.significant_bits) for name, values in points.items()
+    }
+    columns |= {name: values[order] for name, values in labels.items()}
     offsets = offsets_of(sizes)
-    clouds = PointClouds.from_flat(columns, offsets, features, _SCHEMA)
+    schema = jet_schema((*_POINTS, *labels), _CLOUDS, axis="all")
+    clouds = PointClouds.from_flat(columns, offsets, features, schema)
     return clouds if recipe.constituents is None else clouds.leading(recipe.constituents)
 
 

@@ -2,6 +2,7 @@
 
 - :mod:`~pcdiff.diffusion.schedule`, :mod:`~pcdiff.diffusion.poisson`: noise, Gaussian or of Poisson flows
 - :mod:`~pcdiff.diffusion.denoiser`: what a net says of a noisy cloud, in any parametrisation
+- :mod:`~pcdiff.diffusion.categories`: what it says of categories
 - :mod:`~pcdiff.diffusion.weights`, :mod:`~pcdiff.diffusion.times`, :mod:`~pcdiff.diffusion.losses`,
   :mod:`~pcdiff.diffusion.objectives`: what is minimised
 - :mod:`~pcdiff.diffusion.grids`, :mod:`~pcdiff.diffusion.samplers`, :mod:`~pcdiff.diffusion.fitted`: from noise to clouds
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 from pcdiff.diffusion.bank import BankDenoiser, posterior_mean
+from pcdiff.diffusion.categories import CategoryHead
 from pcdiff.diffusion.denoiser import PARAMETRISATIONS, Denoiser, DenoiserLike, Potential, Prediction
 from pcdiff.diffusion.divergence import divergence, probe
 from pcdiff.diffusion.fitted import fit_grids
@@ -68,6 +70,7 @@ __all__ = [
     "BankDenoiser",
     "BetaSchedule",
     "Bound",
+    "CategoryHead",
     "ClassifierFree",
     "Constrained",
     "CosineSchedule",

@@ -21,7 +21,8 @@ and, because alpha x0 + sigma eps = x_t is known, each determines the others. Wi
 
     p = ((alpha a + sigma b) x_t / r + d F) / r,        F = (r^2 p - (alpha a + sigma b) x_t) / (r d).
 
-A net may be trained to put out any of them; its prediction is read as F first, and as all others from there.
+A net may be trained to put out any of them; its prediction is read as F first, and as all others from there. Channels of categories are apart:
+what a net says of them is read by :mod:`pcdiff.diffusion.categories`, whatever the parametrisation.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pcdiff.diffusion.categories import CategoryHead
 from pcdiff.diffusion.poisson import effective_level
 from pcdiff.diffusion.schedule import Level, Schedule
 
@@ -126,6 +128,7 @@ class Denoiser(nn.Module):
         schedule: of the noise.
         parametrisation: what the net puts out, a key of :data:`PARAMETRISATIONS`.
         dimension: the D of a Poisson flow (see :mod:`pcdiff.diffusion.poisson`); Gaussian noise when absent.
+        head: reads the output for categorical features, where there are some.
     """
 
     def __init__(
@@ -135,12 +138,14 @@ class Denoiser(nn.Module):
         *,
         parametrisation: str = "preconditioned",
         dimension: float | None = None,
+        head: CategoryHead | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.schedule = schedule
         self.parametrisation = parametrisation
         self.dimension = dimension
+        self.head = head
 
     def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
         """Predict from noisy clouds.
@@ -154,8 +159,18 @@ class Denoiser(nn.Module):
         level = self.schedule.level(t)
         if self.dimension is not None:
             level = effective_level(level, x_t, mask, self.dimension)
-        output = self.net(x_t / level.r, level.log_snr.flatten(), mask, cond)
-        return Prediction.of(self.parametrisation, output, x_t, level)
+        return self.read(self.net(x_t / level.r, level.log_snr.flatten(), mask, cond), x_t, mask, level)
+
+    def read(self, output: Tensor, x_t: Tensor, mask: Tensor, level: Level) -> Prediction:
+        """The prediction that the net's output stands for; shapes as in :meth:`forward`."""
+        prediction = Prediction.of(self.parametrisation, output, x_t, level)
+        if self.head is None:
+            return prediction
+        channels = self.head.channels
+        noisy = x_t[..., channels]
+        categories = Prediction.of("x0", self.head(noisy, output[..., channels], level), noisy, level)
+        read = prediction.output.index_copy(-1, channels, categories.output * mask[..., None])
+        return Prediction(x_t, read, level)
 
 
 class Potential(nn.Module):

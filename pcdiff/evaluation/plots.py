@@ -53,6 +53,7 @@ class _Axes:
     log_x: bool
     log_y: bool
     integer: bool = False
+    categories: tuple[str, ...] = ()
 
 
 def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measured]) -> Figure:
@@ -100,7 +101,7 @@ def profile_figure(profile: Profile, truth: Measured, samples: Mapping[str, Meas
     if len(profile.edges) == 2:
         return map_figure(profile, named("truth", truth), true, binned)
     (edges,), (label,) = profile.edges, profile.labels
-    words = _Axes(label, profile.content, profile.log_x, profile.log_y)
+    words = _Axes(label, profile.content, profile.log_x, profile.log_y, categories=profile.categories)
     found = {name: histogram(sample, edges) for name, sample in binned.items()}
     return _with_ratio(words, named("truth", truth), histogram(true, edges), found)
 
@@ -222,6 +223,9 @@ def _finish(main: Axes, below: Axes, words: _Axes, drawn: Sequence[Histogram], l
         below.set_xscale("log")
     elif words.integer:
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.xaxis.set_minor_locator(NullLocator())
+    elif words.categories:
+        below.set_xticks((edges[1:] + edges[:-1]) / 2, words.categories, fontsize="x-small")
         below.xaxis.set_minor_locator(NullLocator())
     below.set_xlim(edges[0], edges[-1])
     below.set_ylim(1 - limit, 1 + limit)

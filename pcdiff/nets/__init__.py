@@ -24,9 +24,9 @@ def build_net(
 
     Args:
         config: kind and size of the net.
-        features: number of point features F.
+        features: number of channels F of a point: one for each feature that is a number.
         conditions: number of conditions a cloud C, possibly 0.
-        point_names: names of the F point features, in their order in the tensors.
+        point_names: the point feature of each of the F channels.
 
     Raises:
         ConfigError: a coordinate of the graph net is not among the point features.

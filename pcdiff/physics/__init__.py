@@ -51,6 +51,7 @@ def planes(kind: str) -> tuple[tuple[Observable, Observable], ...]:
 def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) -> Measured:
     """Compute each observable and profile that the stored columns determine, and of jets the energy-flow polynomials.
 
+    What is about columns that only some files store, such as the class of constituents, is neither there nor missing without them.
     A cloud column ``weight`` says how much each cloud counts.
 
     Args:
@@ -73,7 +74,10 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
     values: dict[str, npt.NDArray[np.float64]] = {}
     contents: dict[str, csr_array] = {}
     missing: dict[str, str] = {}
+    stored = set(clouds.schema.point_names)
     for observable in known.values():
+        if not stored.issuperset(observable.columns):
+            continue
         try:
             # What is not finite is refused below, with a better message than numpy's.
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -88,6 +92,8 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
             )
         values[observable.name] = found
     for profile in profiles(kind).values():
+        if not stored.issuperset(profile.columns):
+            continue
         try:
             contents[profile.name] = profile.function(clouds)
         except DataError as error:

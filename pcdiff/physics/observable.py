@@ -32,6 +32,7 @@ class Observable:
         integer: the values are whole numbers, so bins must be too.
         log_x: a histogram reads best in bins of equal ratio.
         log_y: a histogram reads best with its contents on a logarithmic axis.
+        columns: stored point columns without which there is no such observable.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Observable:
     integer: bool = False
     log_x: bool = False
     log_y: bool = False
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Profile:
         content: text with LaTeX for what a bin holds.
         log_x: a picture reads best with the first variable on a logarithmic axis.
         log_y: a picture reads best with the contents on a logarithmic axis (or colour scale).
+        columns: stored point columns without which there is no such profile.
+        categories: names of the bins, where these are no ranges of a number.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Profile:
     content: str
     log_x: bool = False
     log_y: bool = False
+    columns: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Measured:
         counts: shape (n,), number of points of each cloud.
         values: observable name -> float64 values, shape (n,) or (P,), all finite.
         profiles: profile name -> contents, shape (n, b), sparse.
-        missing: name of an observable or profile -> why the stored columns do not determine it.
+        missing: name of an observable or profile -> why the stored columns do not determine it; without those of which a needed column
+            is not stored at all, such as the charge of constituents.
         provenance: where the clouds came from.
         weights: shape (n,), how much each cloud counts, of mean 1; None when all count alike.
         polynomials: energy-flow polynomials, shape (n, 36); None where they are not known.

@@ -16,12 +16,12 @@ import pytest
 from pcdiff import io
 from pcdiff.cli.parser import parse
 from pcdiff.clouds import PointClouds
-from pcdiff.data import jets, make_jets
+from pcdiff.data import jets, make_jets, pythia
 from pcdiff.data.pythia import Recipe
 from pcdiff.errors import DataError
 from pcdiff.files import write_json
 from pcdiff.resources import find
-from pcdiff.schema import JET_TYPES
+from pcdiff.schema import JET_TYPES, PARTICLE_CLASSES
 
 needs_pythia = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("pythia8mc", "fastjet")),
@@ -126,6 +126,49 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> PointClouds:
     return io.read(
         make(tmp_path_factory.mktemp("jets") / "g.hdf5", count=300, constituents=None, pt=(900, 1500), eta=1)
     )
+
+
+@needs_pythia
+def test_labels_say_what_constituents_are_and_change_nothing_else(whole: PointClouds, tmp_path: Path) -> None:
+    cuts: dict[str, Any] = {"count": 300, "constituents": None, "pt": (900, 1500), "eta": 1}
+    named = io.read(make(tmp_path / "g.hdf5", labels=True, **cuts))
+    assert named.schema.point_names == (*whole.schema.point_names, "charge", "particle_class")
+    for name in whole.schema.point_names:
+        np.testing.assert_array_equal(named.column(name), whole.column(name))
+    assert named.provenance == {**whole.provenance, "labels": True}
+
+    charge, kind = named.column("charge"), np.array(PARTICLE_CLASSES)[named.column("particle_class")]
+    assert charge.dtype == named.column("particle_class").dtype == np.int32
+    assert set(charge) == {-1, 0, 1}
+    neutral = np.isin(kind, ["neutral hadron", "photon"])
+    np.testing.assert_array_equal(charge == 0, neutral)
+    # Isospin gives a neutral pion, which is two photons, for each pair of charged ones, of about 80 per cent of all hadrons.
+    shares = {name: np.mean(kind == name) for name in PARTICLE_CLASSES}
+    assert 0.45 < shares["charged hadron"] < 0.6
+    assert 0.3 < shares["photon"] < 0.45
+    assert 0.05 < shares["neutral hadron"] < 0.15
+    assert 0 < shares["electron"] + shares["muon"] < 0.02
+    # Gluons have no charge: in the mean as many of either sign, up to the statistics of the signs.
+    assert abs(charge.sum()) < 4 * np.sqrt(np.sum(charge != 0))
+
+
+def test_classes_of_particles_by_their_numbers() -> None:
+    numbers = {
+        11: "electron",
+        -13: "muon",
+        22: "photon",
+        -211: "charged hadron",
+        2112: "neutral hadron",
+        -3122: "neutral hadron",
+    }
+
+    class Table:
+        def charge(self, number: int) -> float:
+            return {11: -1.0, -13: 1.0, -211: -1.0}.get(number, 0.0)
+
+    found = pythia._labels(np.array([*numbers, *numbers]), Table())
+    assert [PARTICLE_CLASSES[i] for i in found["particle_class"]] == 2 * list(numbers.values())
+    assert found["charge"].tolist() == 2 * [-1, 1, 0, -1, 0, 0]
 
 
 @needs_pythia

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from types import SimpleNamespace
 
@@ -21,7 +22,8 @@ from pcdiff.evaluation.metric import estimate
 from pcdiff.evaluation.plots import figure, histogram, profile_figure
 from pcdiff.evaluation.result import ComparedSet, SampleResult
 from pcdiff.evaluation.summary_plots import classifier_figure, largest_pulls, ranking_figure
-from pcdiff.physics import Measured, Profile, measure, observables, planes
+from pcdiff.physics import Measured, Profile, measure, observables, planes, profiles
+from pcdiff.schema import PARTICLE_CLASSES
 
 JETS = observables("jets")
 
@@ -91,6 +93,18 @@ def test_each_observable_is_drawn_with_sizes_and_units_and_nothing_is_cut_or_hid
     assert inside_page(sheet)
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_categories_are_named_on_the_axis(four_sets):
+    samples = dict(four_sets)
+    sheet = profile_figure(profiles("jets")["class_composition"], samples.pop("truth"), samples)
+    sheet.canvas.draw()
+    _, below = sheet.axes
+    assert [tick.get_text() for tick in below.get_xticklabels()] == list(PARTICLE_CLASSES)
+    np.testing.assert_allclose(below.get_xticks(), range(5))
+    boxes = [tick.get_window_extent() for tick in below.get_xticklabels()]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    assert inside_page(sheet)
 
 
 def test_points_and_ratios_are_those_of_the_contents():

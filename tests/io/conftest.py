@@ -28,6 +28,7 @@ def jets() -> PointClouds:
         "ptrel": rng.uniform(0.001, 0.2, total).astype(np.float32),
         "charge": rng.integers(-1, 2, total).astype(np.int8),
         "depth": rng.normal(size=total),
+        "particle_class": rng.integers(0, 5, total).astype(np.int32),
     }
     features = {
         "type": rng.integers(0, 5, size).astype(np.int32),

@@ -13,6 +13,7 @@ import uproot
 
 from pcdiff.io import registry
 from pcdiff.io.jetclass import JETCLASS_TYPES
+from pcdiff.schema import PARTICLE_CLASSES
 
 
 def make_file(
@@ -31,8 +32,11 @@ def make_file(
         **dict(zip(("px", "py", "pz", "energy"), momentum, strict=True)),
         "charge": rng.integers(-1, 2, total).astype(np.float32),
         "d0val": rng.normal(size=total).astype(np.float32),
-        "isPhoton": rng.integers(0, 2, total).astype(np.int32),
     }
+    # The branches as arXiv:2202.03772 names them.
+    flags = ("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon")
+    kinds = rng.integers(0, 5, total)
+    particles |= {flag: (kinds == number).astype(np.int32) for number, flag in enumerate(flags)}
     jets = {
         f"jet_{name}": rng.uniform(1, 2, len(counts)).astype(np.float32)
         for name in ("pt", "eta", "phi", "energy", "sdmass")
@@ -66,6 +70,31 @@ def test_columns_are_those_of_the_file(tmp_path: Path) -> None:
     momenta = jets.momenta()
     np.testing.assert_allclose(
         ak.flatten(momenta.pt), np.hypot(jets.column("px").astype(float), jets.column("py").astype(float))
+    )
+
+
+def test_the_flags_of_a_particle_are_its_class(tmp_path: Path, refused: Callable[..., None]) -> None:
+    path = tmp_path / "HToBB_000.root"
+    written = make_file(path, np.array([3, 1, 40]), np.eye(10, dtype=bool)[:3])
+    jets = registry.read(path, extra=("particle_class", "isMuon"))
+    assert jets.schema.point("particle_class").categories == PARTICLE_CLASSES
+    kinds = jets.points["particle_class"]
+    for name, flag in (("charged hadron", "isChargedHadron"), ("photon", "isPhoton"), ("muon", "isMuon")):
+        assert (kinds == PARTICLE_CLASSES.index(name)).to_list() == (written[f"part_{flag}"] == 1).to_list()
+    assert jets.points["isMuon"].to_list() == written["part_isMuon"].to_list()
+    features = {column.source: column.feature for column in registry.inspect(path, extra=("particle_class",)).columns}
+    assert (features["part_isPhoton"], features["part_charge"]) == ("particle_class", "")
+
+    flags = {name: values for name, values in written.items() if not name.startswith("label_")}
+    flags["part_isMuon"] = ak.ones_like(written["part_isMuon"])
+    with uproot.recreate(path) as file:
+        file.mktree("tree", flags | {name: written[name] for name in written if name.startswith("label_")})
+    refused(
+        lambda: registry.read(path, extra=("particle_class",)),
+        path,
+        "a particle has 2 of",
+        "part_isMuon",
+        "exactly one",
     )
 
 

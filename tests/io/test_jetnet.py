@@ -326,6 +326,15 @@ def test_bad_stored_metadata(tmp_path: Path, jets: PointClouds, refused, text: s
     refused(lambda: pcdiff.read(path), path, key)
 
 
+def test_a_number_that_stands_for_no_class(tmp_path: Path, jets: PointClouds, refused) -> None:
+    path = pcdiff.write(jets, tmp_path / "a.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["pcdiff/points/particle_class"][7] = 5
+    refused(
+        lambda: pcdiff.read(path), path, "'particle_class' is 5", "expected 0 to 4 for charged hadron, neutral hadron"
+    )
+
+
 def test_columns_of_ours_cut_short(tmp_path: Path, jets: PointClouds, refused) -> None:
     path = pcdiff.write(jets, tmp_path / "a.h5")
     with h5py.File(path, "a") as file:

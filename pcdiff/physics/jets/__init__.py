@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from pcdiff.physics.jets.composition import CLASS_EDGES, class_composition, class_multiplicity, jet_charge
 from pcdiff.physics.jets.correlators import CORRELATOR_EDGES, c2, d2, energy_energy_correlator
 from pcdiff.physics.jets.declustering import LUND_EDGES, lund_emissions, lund_plane, soft_drop_mass
 from pcdiff.physics.jets.flow_polynomials import flow_polynomial_graphs, flow_polynomials, prime_columns
@@ -38,6 +39,7 @@ from pcdiff.physics.jets.shapes import (
 )
 from pcdiff.physics.jets.subjettiness import tau1, tau2, tau3, tau21, tau32
 from pcdiff.physics.observable import Observable, Profile
+from pcdiff.schema import PARTICLE_CLASSES
 
 __all__ = [
     "INFRARED_AND_COLLINEAR_SAFE",
@@ -45,6 +47,8 @@ __all__ = [
     "PROFILES",
     "angularity",
     "c2",
+    "class_composition",
+    "class_multiplicity",
     "d2",
     "energy_energy_correlator",
     "eta",
@@ -52,6 +56,7 @@ __all__ = [
     "flow_polynomial_graphs",
     "flow_polynomials",
     "girth",
+    "jet_charge",
     "jet_images",
     "les_houches_angularity",
     "lund_emissions",
@@ -108,6 +113,29 @@ OBSERVABLES = (
     ),
     Observable(
         "multiplicity", "multiplicity", "cloud", multiplicity, "number of constituents $n$", integer=True, log_y=True
+    ),
+    *(
+        Observable(
+            f"{name.replace(' ', '_')}_multiplicity",
+            f"{name} multiplicity",
+            "cloud",
+            partial(class_multiplicity, name=name),
+            f"number of {name}s",
+            integer=True,
+            log_y=True,
+            columns=("particle_class",),
+        )
+        for name in PARTICLE_CLASSES
+    ),
+    Observable(
+        "jet_charge",
+        "jet charge",
+        "cloud",
+        jet_charge,
+        r"jet charge $Q_\kappa$ ($\kappa = 0.5$)",
+        unit="e",
+        log_y=True,
+        columns=("charge",),
     ),
     Observable("total_ptrel", "sum of ptrel", "cloud", total_ptrel, r"sum of $p_\mathrm{T}^\mathrm{rel}$", log_y=True),
     Observable(
@@ -193,6 +221,17 @@ PROFILES = (
         (r"$\eta^\mathrm{rel}$", r"$\phi^\mathrm{rel}$ [rad]"),
         r"mean $p_\mathrm{T}^\mathrm{rel}$",
         log_y=True,
+    ),
+    Profile(
+        "class_composition",
+        "momentum fraction by particle class",
+        class_composition,
+        (CLASS_EDGES,),
+        ("particle class",),
+        "mean momentum fraction",
+        log_y=True,
+        columns=("particle_class",),
+        categories=PARTICLE_CLASSES,
     ),
 )
 

@@ -1,0 +1,239 @@
+"""How a feature becomes channels of the denoiser, and back: a number by its scale, a category by a code word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pcdiff.errors import DataError
+
+__all__ = ["Categories", "Combinations", "Function", "Scale", "encoding_of", "fit_encoding", "leading_scale"]
+
+Floats = npt.NDArray[np.float32]
+
+Function = Literal["standard", "log", "categorical"]
+
+# More than these are no categories but numbers, and each costs a channel.
+_MOST_CATEGORIES = 100
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Standardisation of one feature: ``(f(x) - mean) / std`` with f the identity or the natural logarithm."""
+
+    name: str
+    function: Literal["standard", "log"]
+    mean: float
+    std: float
+
+    @property
+    def width(self) -> int:
+        """The number of channels."""
+        return 1
+
+    @classmethod
+    def fit(
+        cls, name: str, function: Literal["standard", "log"], values: npt.NDArray[Any], *, signed: bool = False
+    ) -> Scale:
+        """Mean and standard deviation of the values; a constant feature keeps a scale of 1.
+
+        Args:
+            signed: the feature changes sign under a symmetry, so its mean is 0 up to statistics; it is taken as exactly 0,
+                so that a change of sign is the same before and after standardising.
+        """
+        shaped = cls(name, function, 0.0, 1.0)._shape(np.asarray(values, np.float64))
+        mean = 0.0 if signed and function == "standard" else float(shaped.mean())
+        std = float(np.sqrt(np.mean((shaped - mean) ** 2)))
+        return cls(name, function, mean, std if std > 1e-12 else 1.0)
+
+    def _shape(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self.function == "standard":
+            return values
+        if np.any(values <= 0):
+            raise DataError(
+                f"feature {self.name!r} is {float(values.min())} in {int(np.sum(values <= 0))} of {len(values)} values; "
+                "its logarithm is used, so it must be positive"
+            )
+        return np.log(values)
+
+    def forward(self, values: npt.NDArray[Any]) -> Floats:
+        """Standardised values."""
+        return ((self._shape(np.asarray(values, np.float64)) - self.mean) / self.std).astype(np.float32)
+
+    def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """log of the derivative of :meth:`forward` at values in physical units, of their shape."""
+        found = np.full(np.shape(values), -np.log(self.std))
+        return found - self._shape(np.asarray(values, np.float64)) if self.function == "log" else found
+
+    def inverse(self, values: npt.NDArray[Any]) -> Floats:
+        """Values in physical units; beyond the range of float32 they end at its largest number."""
+        shaped = np.asarray(values, np.float64) * self.std + self.mean
+        with np.errstate(over="ignore"):
+            physical = np.exp(shaped) if self.function == "log" else shaped
+        limit = np.finfo(np.float32)
+        smallest = limit.tiny if self.function == "log" else limit.min
+        return np.clip(physical, smallest, limit.max).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Whole numbers that stand for categories, each with a code word of C real channels: relaxed one-hot.
+
+    The code word of category k of K is ``(e_k - p) / s``, e_k the unit vector, p the shares of the categories in the training data
+    and ``s^2 = sum_k p_k (1 - p_k) / K``: over the training data each channel has mean 0, and all together unit variance. What a
+    sampler makes, z, is read as the category whose code word is nearest, which is the largest of ``p + s z``: the right one for any error
+    below ``1 / (2 s)`` in each channel. What a denoiser says of these channels, :mod:`pcdiff.diffusion.categories` reads.
+
+    Attributes:
+        name: that of the feature.
+        values: the K numbers that the training data hold, rising.
+        shares: how large a part of the training data each of them is, shape (K,).
+    """
+
+    name: str
+    values: tuple[int, ...]
+    shares: tuple[float, ...]
+    function: Literal["categorical"] = "categorical"
+
+    @classmethod
+    def fit(cls, name: str, values: npt.NDArray[Any]) -> Categories:
+        """The categories that the values hold.
+
+        Raises:
+            DataError: values that are not whole, or too many different ones.
+        """
+        whole = np.round(values)
+        if np.any(whole != values):
+            at = int(np.argmax(whole != values))
+            raise DataError(
+                f"feature {name!r} is {values[at]} in one of its values; expected whole numbers, as it is categorical"
+            )
+        found, counts = np.unique(whole.astype(np.int64), return_counts=True)
+        if len(found) > _MOST_CATEGORIES:
+            raise DataError(
+                f"feature {name!r} has {len(found)} different values; expected at most {_MOST_CATEGORIES}, as it is categorical"
+            )
+        return cls(name, tuple(found.tolist()), tuple((counts / counts.sum()).tolist()))
+
+    @property
+    def codes(self) -> Floats:
+        """The code words, shape (K, C)."""
+        shares = np.array(self.shares)
+        spread = float(np.sqrt(np.mean(shares * (1 - shares)))) or 1.0
+        codes: Floats = ((np.eye(len(shares)) - shares) / spread).astype(np.float32)
+        return codes
+
+    @property
+    def width(self) -> int:
+        """C, the number of channels."""
+        return self.codes.shape[1]
+
+    def forward(self, values: npt.NDArray[Any]) -> Floats:
+        """Code words, shape (P, C), of values (P,).
+
+        Raises:
+            DataError: a value that the training data did not hold.
+        """
+        known = np.array(self.values)
+        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        unknown = known[place] != values
+        if unknown.any():
+            raise DataError(
+                f"feature {self.name!r} has values {', '.join(map(str, np.unique(values[unknown])[:5]))}, which the training data "
+                f"do not have; expected {', '.join(map(str, self.values))}"
+            )
+        found: Floats = self.codes[place]
+        return found
+
+    def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """There is none.
+
+        Raises:
+            DataError: always: a category has a probability, not a density, and its code words have none in the denoiser's space.
+        """
+        raise DataError(
+            f"feature {self.name!r} is categorical, so its {len(values)} values have no density; expected a generator of "
+            "features that are standard or log"
+        )
+
+    def inverse(self, values: Floats) -> npt.NDArray[np.int32]:
+        """The value with the nearest code word, shape (P,), for channels (P, C)."""
+        codes, known = self.codes.astype(np.float64), np.array(self.values, np.int32)
+        # Of |z - c|^2 what depends on the code word c.
+        distance = (codes**2).sum(axis=1) - 2 * values.astype(np.float64) @ codes.T
+        nearest: npt.NDArray[np.int64] = distance.argmin(axis=1)
+        return known[nearest]
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """Which categories of several features go together.
+
+    Attributes:
+        names: the categorical features, in the order of their channels.
+        values: the combinations that the training data hold, shape (K, number of features).
+        shares: how large a part of the training data each of them is, shape (K,).
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, points: Sequence[Scale | Categories], columns: Mapping[str, npt.NDArray[Any]]) -> Combinations | None:
+        """Those of the categorical features among the point features; None without any.
+
+        Raises:
+            DataError: too many.
+        """
+        names = tuple(encoding.name for encoding in points if isinstance(encoding, Categories))
+        if not names:
+            return None
+        rows = np.stack([columns[name].astype(np.int64) for name in names], axis=1)
+        found, counts = np.unique(rows, axis=0, return_counts=True)
+        if len(found) > _MOST_CATEGORIES:
+            raise DataError(
+                f"features {', '.join(names)} have {len(found)} different combinations; expected at most {_MOST_CATEGORIES}"
+            )
+        return cls(names, tuple(map(tuple, found.tolist())), tuple((counts / counts.sum()).tolist()))
+
+    def words(self, points: Sequence[Scale | Categories]) -> Floats:
+        """The code words of the combinations: those of the features side by side, shape (K, C)."""
+        known = {encoding.name: encoding for encoding in points}
+        columns = zip(self.names, np.array(self.values).T, strict=True)
+        return np.concatenate([known[name].forward(values) for name, values in columns], axis=1)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Combinations:
+        """From the plain data that ``vars`` gives of one."""
+        return cls(tuple(data["names"]), tuple(map(tuple, data["values"])), tuple(data["shares"]))
+
+
+def fit_encoding(
+    name: str, function: Function, values: npt.NDArray[Any], *, signed: bool = False
+) -> Scale | Categories:
+    """Fit what a function of a config is; arguments as for :meth:`Scale.fit`."""
+    if function == "categorical":
+        return Categories.fit(name, values)
+    return Scale.fit(name, function, values, signed=signed)
+
+
+def encoding_of(data: Mapping[str, Any]) -> Scale | Categories:
+    """From the plain data that ``vars`` gives of one."""
+    if data["function"] == "categorical":
+        return Categories(data["name"], tuple(data["values"]), tuple(data["shares"]))
+    return Scale(**data)
+
+
+def leading_scale(points: Sequence[Scale | Categories]) -> tuple[int, Scale] | None:
+    """The channel of the point feature that says how hard a constituent is, by which they fall, and its scale; None without one."""
+    channel, found = 0, {}
+    for encoding in points:
+        if isinstance(encoding, Scale):
+            found[encoding.name] = channel, encoding
+        channel += encoding.width
+    return next((found[name] for name in ("ptrel", "pt", "energy") if name in found), None)

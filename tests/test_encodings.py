@@ -1,0 +1,96 @@
+"""Code words of categories: what is made of them is read back, up to an error in closed form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pcdiff.encodings import Categories, Combinations, Scale, encoding_of, leading_scale
+from pcdiff.errors import DataError
+
+# Categories of unequal shares; numbers that are neither even nor start at 0; one category alone.
+SETS = ([0, 0, 0, 0, 1, 1, 2], [-1, 0, 0, 1, 1, 1], [-211, 22, 22, 130, 211], [7, 7], list(range(40)))
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_category_comes_back(values: list[int]) -> None:
+    encoding = Categories.fit("kind", np.array(values, np.int32))
+    known = np.unique(values)
+    words = encoding.forward(known)
+    assert words.shape == (len(known), encoding.width)
+    back = encoding.inverse(words)
+    np.testing.assert_array_equal(back, known)
+    assert back.dtype == np.int32
+    # As stored with a generator.
+    again = encoding_of(json.loads(json.dumps(vars(encoding))))
+    assert again == encoding
+    # Numbers of any type, as files have them.
+    for kind in (np.int8 if max(map(abs, values)) < 128 else np.int16, np.float32):
+        np.testing.assert_array_equal(encoding.forward(known.astype(kind)), words)
+
+
+@pytest.mark.parametrize("values", [values for values in SETS if len(set(values)) > 1])
+def test_channels_of_the_training_data_are_standardised(values: list[int]) -> None:
+    words = Categories.fit("kind", np.array(values)).forward(np.array(values)).astype(np.float64)
+    np.testing.assert_allclose(words.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.mean(words**2), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("values", [values for values in SETS if len(set(values)) > 1])
+def test_errors_below_half_the_distance_of_code_words_do_not_matter(values: list[int]) -> None:
+    """s = sqrt(mean of p (1 - p)); e_k / s and e_j / s are told apart for any error below 1 / (2 s) a channel, and not above."""
+    encoding = Categories.fit("kind", np.array(values))
+    shares = np.unique(values, return_counts=True)[1] / len(values)
+    bound = 0.5 / np.sqrt(np.mean(shares * (1 - shares)))
+    known = np.unique(values)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        error = rng.choice([-1, 1], (len(known), encoding.width)) * 0.999 * bound
+        found = encoding.inverse((encoding.forward(known) + error).astype(np.float32))
+        np.testing.assert_array_equal(found, known)
+    worst = encoding.forward(known[:1])
+    worst[0, :2] += np.float32(1.001 * bound) * np.array([-1, 1], np.float32)
+    assert encoding.inverse(worst)[0] == known[1]
+
+
+def test_what_is_no_category_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'kind' is 0.5 in one of its values; expected whole numbers"):
+        Categories.fit("kind", np.array([0.0, 0.5]))
+    with pytest.raises(DataError, match="'kind' has 200 different values; expected at most 100"):
+        Categories.fit("kind", np.arange(200))
+    encoding = Categories.fit("charge", np.array([-1, 0, 1]))
+    with pytest.raises(
+        DataError, match=r"'charge' has values -2, 2, which the training data do not have; expected -1, 0, 1"
+    ):
+        encoding.forward(np.array([0, 2, -2, 2]))
+
+
+def test_the_leading_scale_is_found_behind_categories() -> None:
+    ptrel = Scale("ptrel", "log", -4.0, 0.5)
+    points = (Categories.fit("charge", np.array([-1, 0, 1])), Scale("etarel", "standard", 0.0, 0.1), ptrel)
+    assert leading_scale(points) == (4, ptrel)
+    assert leading_scale(points[:2]) is None
+
+
+def test_combinations_are_those_of_the_training_data() -> None:
+    """Photons have no charge: of the six products four are there, with code words side by side."""
+    columns = {"charge": np.array([0, 1, -1, 0, 0, 1]), "photon": np.array([1, 0, 0, 0, 1, 0])}
+    encodings = [Categories.fit(name, values) for name, values in columns.items()]
+    points = (encodings[0], Scale("x", "standard", 0.0, 1.0), encodings[1])
+    found = Combinations.fit(points, columns)
+    assert found is not None
+    assert found.names == ("charge", "photon")
+    assert found.values == ((-1, 0), (0, 0), (0, 1), (1, 0))
+    np.testing.assert_allclose(found.shares, np.array([1, 1, 2, 2]) / 6)
+    words = found.words(points)
+    np.testing.assert_array_equal(words[:, :3], encodings[0].forward(np.array([-1, 0, 0, 1])))
+    np.testing.assert_array_equal(words[:, 3:], encodings[1].forward(np.array([0, 0, 1, 0])))
+    # In the mean over them a code word is that of no category, as the noise-free mean of a channel must be.
+    np.testing.assert_allclose(np.array(found.shares) @ words, 0, atol=1e-6)
+    assert Combinations.fit((points[1],), {}) is None
+    with pytest.raises(
+        DataError, match="features charge, photon have 101 different combinations; expected at most 100"
+    ):
+        Combinations.fit(encodings, {"charge": np.arange(101) % 51, "photon": np.arange(101) % 53})
