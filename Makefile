@@ -85,6 +85,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/throughput.py gluon30 gluon30-fast
 	$(BIN)/python benchmarks/observables.py
+	$(BIN)/python benchmarks/export.py gluon30-fast gluon30 gluon30-teacher $(if $(wildcard data/gluon30_test.hdf5),--truth data/gluon30_test.hdf5)
 	if [ -f data/gluon30_test.hdf5 ]; then \
 		$(BIN)/python benchmarks/evaluations.py gluon30-teacher --students gluon30 gluon30-fast --truth data/gluon30_test.hdf5; fi
 

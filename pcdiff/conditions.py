@@ -75,7 +75,7 @@ class Conditions:
 
 
 Source = Callable[[int, int, int], Conditions]
-"""Gives what is known of clouds of a block: called with the number of the first cloud of the block, how many of them, and the seed."""
+"""Gives what is known of clouds of a block, from the number of the first cloud of the block, how many of them, and the seed."""
 
 
 def conditions_of(clouds: PointClouds, transform: Transform, start: int, size: int, seed: int) -> Conditions:

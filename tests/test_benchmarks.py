@@ -292,6 +292,39 @@ def test_quality_of_a_generator_is_measured_and_not_measured_again(
     assert json.loads(output.read_text()) == result
 
 
+def test_distances_of_fewer_bits_are_those_of_quality(jets: PointClouds) -> None:
+    from fewer_bits import _distances
+    from quality import w1m, w1p
+
+    first, second = jets[:300], jets[300:500]
+    a, b = measure(first), measure(second)
+    assert _distances(first, second) == pytest.approx([w1m(a, b), w1p(a, b)], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_file_is_compared_with_torch(
+    untrained: Path, jets: PointClouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The net gives zero, in any number of bits, so all make the same jets, and rounding is all that is left."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    import export
+
+    pcdiff.write(jets, tmp_path / "truth.hdf5")
+    call(
+        monkeypatch, export, untrained, "--quick", "--truth", tmp_path / "truth.hdf5", "--output", tmp_path / "out.json"
+    )
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"].values()
+    assert row["evaluations"] == SamplingConfig().steps
+    for difference in row["differences"].values():
+        assert difference["rms"] <= difference["largest"] < 1e-5
+    float32, *others = row["bits"].values()
+    assert (float32["ratio"]["median"], float32["w1m_change"], float32["w1m_change_error"]) == (1, 0, 0)
+    for found in others:
+        assert found["w1m"] == pytest.approx(float32["w1m"], rel=1e-3)
+        assert found["w1p"] == pytest.approx(float32["w1p"], rel=1e-3)
+
+
 def test_evaluations_are_counted(untrained: Path) -> None:
     from generators import evaluations
 
@@ -522,7 +555,7 @@ def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
 
 def test_the_readme_has_a_place_for_each_script() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in ("quality", "choices", "evaluations", "throughput", "speed", "scaling", "observables"):
+    for name in ("quality", "choices", "evaluations", "throughput", "export", "speed", "scaling", "observables"):
         assert text.count(f"<!-- results: written by {name}.py -->") == 1
         assert text.count(f"<!-- end of results of {name}.py -->") == 1
     # And the cards of those that are held to limits have one for their quality.

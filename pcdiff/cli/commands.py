@@ -79,6 +79,17 @@ def sample(args: argparse.Namespace) -> None:
         _say(str(draw_trajectory(clouds, beside.with_suffix(".png"))))
 
 
+def export(args: argparse.Namespace) -> None:
+    """``pcdiff export``"""
+    from pcdiff.export import export_onnx
+
+    chosen = _given(args, "sampler", "order", "steps", "grid", "denoise", "guidance")
+    path = export_onnx(args.generator, args.output, **chosen)
+    _say(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; its metadata say what goes in and comes out (docs/how-to/export.md)"
+    )
+
+
 def grid(args: argparse.Namespace) -> None:
     """``pcdiff grid``"""
     from pcdiff.generator import Generator

@@ -35,7 +35,7 @@ _PACKAGES = (
     "fastjet",
     "energyflow",
 )
-_EXTRAS = ("pythia8mc",)
+_EXTRAS = ("pythia8mc", "onnx", "onnxscript", "onnxruntime")
 
 _RUN_FILE = "run.json"
 _CARD = "README.md"

@@ -154,12 +154,7 @@ def _add_sampling(names: Any) -> None:
         help="only clouds of this type (type=t, or type=t,w for several), number of points (number_of_points=25) or cloud feature "
         "(pt=1000), or in this window, ends included (pt=900:1100); may be repeated",
     )
-    sample.add_argument(
-        "--steps", metavar="STEPS", type=count, help="number of steps of the sampler; default: the generator's own"
-    )
-    sample.add_argument("--order", metavar="ORDER", type=OneOf("order"), help="order of the sampler")
-    sample.add_argument("--grid", metavar="NAME", type=OneOf("grid"), help="how the times are spread")
-    sample.add_argument("--sampler", metavar="NAME", type=OneOf("sampler"), help="the sampler (docs/methods.md)")
+    _add_sampler(sample)
     sample.add_argument(
         "--sampler-option",
         metavar="KEY=VALUE",
@@ -167,8 +162,6 @@ def _add_sampling(names: Any) -> None:
         action="append",
         help="further setting of the sampler, for example eta=0.5; may be repeated",
     )
-    sample.add_argument("--denoise", action="store_true", help="end with one evaluation that takes out the last noise")
-    sample.add_argument("--guidance", metavar="SCALE", type=float, help="strength of classifier-free guidance; 1: none")
     sample.add_argument(
         "--trajectory",
         metavar="N",
@@ -184,6 +177,11 @@ def _add_sampling(names: Any) -> None:
         help="what the net is computed in; auto: bfloat16, in half the time, where the hardware multiplies in it",
     )
     sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
+
+    export = _command(names, "export", commands.export, "write a whole generator as one ONNX file, for C++ programs")
+    export.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
+    export.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="for example gluon30.onnx")
+    _add_sampler(export)
 
     _command(names, "generators", commands.generators, "list the generators that come with pcdiff")
 
@@ -268,6 +266,18 @@ def _add_sampling(names: Any) -> None:
     _add_judging(compare)
     compare.add_argument("--seed", metavar="SEED", type=int, help="seed of the clouds and of the resampling")
     compare.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def _add_sampler(parser: _Parser) -> None:
+    """The options that override a generator's default sampler."""
+    parser.add_argument(
+        "--steps", metavar="STEPS", type=count, help="number of steps of the sampler; default: the generator's own"
+    )
+    parser.add_argument("--order", metavar="ORDER", type=OneOf("order"), help="order of the sampler")
+    parser.add_argument("--grid", metavar="NAME", type=OneOf("grid"), help="how the times are spread")
+    parser.add_argument("--sampler", metavar="NAME", type=OneOf("sampler"), help="the sampler (docs/methods.md)")
+    parser.add_argument("--denoise", action="store_true", help="end with one evaluation that takes out the last noise")
+    parser.add_argument("--guidance", metavar="SCALE", type=float, help="strength of classifier-free guidance; 1: none")
 
 
 def _add_judging(parser: _Parser) -> None:

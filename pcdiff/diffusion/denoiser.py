@@ -159,7 +159,10 @@ class Denoiser(nn.Module):
         level = self.schedule.level(t)
         if self.dimension is not None:
             level = effective_level(level, x_t, mask, self.dimension)
-        output = self.net(x_t / level.r, level.log_snr.flatten(), mask, cond)
+        return self.read(self.net(x_t / level.r, level.log_snr.flatten(), mask, cond), x_t, mask, level)
+
+    def read(self, output: Tensor, x_t: Tensor, mask: Tensor, level: Level) -> Prediction:
+        """The prediction that the net's output stands for; shapes as in :meth:`forward`."""
         prediction = Prediction.of(self.parametrisation, output, x_t, level)
         if self.head is None:
             return prediction

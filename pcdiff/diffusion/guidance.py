@@ -65,9 +65,10 @@ class ClassifierFree(_Wrapper):
         # Both in one pass: the net is as fast on twice the batch as twice on one.
         twice = torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([mask, mask])
         both = self.denoiser(*twice, torch.cat([cond, hidden]))
-        with_it, without = both.output.chunk(2)
+        # Not by chunk, which a trace holds to the number of clouds that it saw.
+        with_it, without = both.output.reshape(2, *x_t.shape).unbind()
         # The level of a cloud does not depend on its conditions.
-        level = Level(*(getattr(both.level, field.name)[: len(x_t)] for field in fields(Level)))
+        level = Level(*(getattr(both.level, field.name)[: x_t.shape[0]] for field in fields(Level)))
         return Prediction(x_t, without + self.scale * (with_it - without), level)
 
 

@@ -85,7 +85,7 @@ def sample(
     name: str,
     denoiser: DenoiserLike,
     noise: Tensor,
-    grid: Tensor,
+    grid: Tensor | Levels,
     mask: Tensor,
     cond: Tensor,
     *,
@@ -117,4 +117,4 @@ def sample(
     if sampler.stochastic:
         chosen["draw"] = draw
     x = sampler.function(denoiser, noise, grid, mask, cond, callback=callback, **chosen)
-    return predict(denoiser, x, grid[-1], mask, cond).x0 if denoise else x
+    return predict(denoiser, x, Levels.of(denoiser, grid).t[-1], mask, cond).x0 if denoise else x

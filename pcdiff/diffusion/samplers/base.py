@@ -40,7 +40,7 @@ def predict(
     step: int = 0,
 ) -> Prediction:
     """The prediction for clouds that all stand at one time, shown to the callback of a step."""
-    prediction = denoiser(x, t.to(x.dtype).to(x.device).expand(len(x)), mask, cond)
+    prediction = denoiser(x, t.to(x.dtype).to(x.device).expand(x.shape[0]), mask, cond)
     if callback is not None:
         callback(step, t, x, prediction)
     return prediction
@@ -69,12 +69,14 @@ class Levels:
     lam: list[float]
 
     @classmethod
-    def of(cls, denoiser: DenoiserLike, grid: Tensor) -> Levels:
-        """Of a grid of strictly falling times.
+    def of(cls, denoiser: DenoiserLike, grid: Tensor | Levels) -> Levels:
+        """Of a grid of strictly falling times; levels stay as they are.
 
         Raises:
             ValueError: it does not fall, or has no step.
         """
+        if isinstance(grid, Levels):
+            return grid
         if grid.ndim != 1 or len(grid) < 2 or bool((grid.diff() >= 0).any()):
             raise ValueError("the time grid must hold at least two strictly falling times")
         with torch.no_grad():

@@ -138,7 +138,7 @@ def _combine(weights: list[float], values: list[Tensor]) -> Tensor:
 def ddim(
     denoiser: DenoiserLike,
     noise: Tensor,
-    grid: Tensor,
+    grid: Tensor | Levels,
     mask: Tensor,
     cond: Tensor,
     *,
@@ -152,7 +152,7 @@ def ddim(
     Args:
         denoiser: the model.
         noise: standard normal, shape (B, N, F); entries where the mask is false are ignored.
-        grid: strictly falling times, shape (steps + 1,), float64.
+        grid: strictly falling times, shape (steps + 1,), float64; or their levels, where they are known already.
         mask: shape (B, N).
         cond: shape (B, C).
         order: 1, 2 or 3; the first steps are of lower order, having none before them.
@@ -171,7 +171,7 @@ def ddim(
 def unipc(
     denoiser: DenoiserLike,
     noise: Tensor,
-    grid: Tensor,
+    grid: Tensor | Levels,
     mask: Tensor,
     cond: Tensor,
     *,
