@@ -216,7 +216,7 @@ def lines(found: dict[str, Any]) -> list[list[str]]:
     minutes = {name: [row["minutes"] for row in found["rows"] if row["encoding"] == name] for name in CONTENDERS}
     return [
         *out,
-        ["CPU minutes of a training", *(digits(float(np.mean(m))) if m else "-" for m in minutes.values()), "-"],
+        ["CPU minutes of a training", *(digits(float(np.mean(m))) if m else "-" for m in minutes.values()), "-", "-"],
     ]
 
 
@@ -261,9 +261,8 @@ def main() -> None:
             show("categories", lines(found), console())
     learned_from, compared_with = found["jets"]
     sizes = f"{learned_from:,} training jets, {compared_with:,} jets compared, {options.steps:,} steps a training"
-    about = (
-        f"{sizes}; number of trainings of each: {options.seeds}; true jets: the first of the training jets, as many."
-    )
+    trained = [[row["encoding"] for row in found["rows"]].count(name) for name in CONTENDERS]
+    about = f"{sizes}; trainings, in the order of the columns: {', '.join(map(str, trained))}; true jets: the first of the training jets, as many."
     notes = [about, *described(found["conditions"])]
     if options.update_readme:
         update_readme("categories.py", f"{markdown_table(lines(found))}\n\n{bullets(notes)}")

@@ -16,6 +16,8 @@ was shipped nevertheless: ``pcdiff sample NAME``.
 
 How it is sampled by default is decided here, once its grids are fitted (``pcdiff grid``) and its quality is known.
 
+A run that was stopped early, when its validation loss no longer fell, say, is taken only where its step is named: --stopped-at 16000.
+
 What belongs to the machine of the run stays there: its name, the paths of data and output, the tracking store.
 """
 
@@ -51,7 +53,9 @@ _PROVENANCE = ("name", "created", "config_hash", "data_fingerprint", "versions",
 _LOGGED = {"loss/train": "training_loss", "loss/validation": "validation_loss", "lr": "learning_rate"}
 
 
-def ship(run: Path, name: str, card: Path, sampling: Mapping[str, Any] | None = None) -> Path:
+def ship(
+    run: Path, name: str, card: Path, sampling: Mapping[str, Any] | None = None, *, stopped_at: int | None = None
+) -> Path:
     """Put the generator of a run into the package.
 
     Args:
@@ -59,6 +63,7 @@ def ship(run: Path, name: str, card: Path, sampling: Mapping[str, Any] | None = 
         name: what users will call it: small letters, digits, hyphens and underscores, for example ``gluon30``.
         card: Markdown file that becomes its README.md; the first line is its title, ``# What it generates``.
         sampling: what is to be different in its default sampler, keys of :class:`pcdiff.config.SamplingConfig`.
+        stopped_at: the step at which the run was stopped early; it stands in the provenance of the generator.
 
     Returns:
         The folder that was made.
@@ -76,8 +81,9 @@ def ship(run: Path, name: str, card: Path, sampling: Mapping[str, Any] | None = 
         raise PcdiffError(f"{card}: begins without a title; expected '# ' and what the generator makes")
     generator, config = Generator.load(run), load_any(run)
     steps = generator.provenance.get("steps", 0)
-    if steps < config.training.steps:
-        raise PcdiffError(f"{run}: trained for {steps:,} of {config.training.steps:,} steps; expected a finished run")
+    if steps < config.training.steps and steps != stopped_at:
+        wanted = "a finished run" if stopped_at is None else f"one that was stopped at step {stopped_at:,}"
+        raise PcdiffError(f"{run}: trained for {steps:,} of {config.training.steps:,} steps; expected {wanted}")
     generator.settings = replace(generator.settings, sampling=generator.choose(**(sampling or {})))
     _halve(generator.denoiser.net, run)
     generator.provenance = _portable_provenance(generator.provenance) | {"name": name}
@@ -146,10 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sampling", nargs="+", default=[], metavar="KEY=VALUE", help="of the default sampler, for example steps=12"
     )
+    parser.add_argument("--stopped-at", type=int, metavar="STEP", help="take a run that was stopped early, at this step")
     args = parser.parse_args(argv)
     try:
         pairs = (text.partition("=") for text in args.sampling)
-        print(ship(args.run, args.name, args.card, {key: yaml.safe_load(value) for key, _, value in pairs}))
+        sampling = {key: yaml.safe_load(value) for key, _, value in pairs}
+        print(ship(args.run, args.name, args.card, sampling, stopped_at=args.stopped_at))
     except (PcdiffError, OSError, TypeError) as error:
         sys.stderr.write(f"ship.py: error: {error}\n")
         return 2
