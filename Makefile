@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart gluon30-data jets-data test slow spiral lint notebooks docs bench quality schema clean
+.PHONY: quickstart gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -93,6 +93,11 @@ bench: $(VENV)/installed-dev
 quality: $(VENV)/installed-dev gluon30-data
 	$(BIN)/pcdiff data fetch fpnd
 	$(BIN)/python benchmarks/quality.py gluon30 gluon30-fast --truth data/gluon30_test.hdf5 --training data/gluon30_train.hdf5
+
+# An hour on two cores; jets that were sampled already are kept. Needs the data of `make jets-data`.
+jets-quality: $(VENV)/installed-dev jets-data
+	$(BIN)/pcdiff data fetch fpnd
+	$(BIN)/python benchmarks/classes.py jets30 jets150
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

@@ -152,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sampling", nargs="+", default=[], metavar="KEY=VALUE", help="of the default sampler, for example steps=12"
     )
-    parser.add_argument("--stopped-at", type=int, metavar="STEP", help="take a run that was stopped early, at this step")
+    parser.add_argument(
+        "--stopped-at", type=int, metavar="STEP", help="take a run that was stopped early, at this step"
+    )
     args = parser.parse_args(argv)
     try:
         pairs = (text.partition("=") for text in args.sampling)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +26,7 @@ from pcdiff.generator import Generator
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.physics import measure
 from pcdiff.resources import find, pretrained
+from pcdiff.schema import jet_schema
 from pcdiff.transforms import Transform, cloud_columns
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -555,7 +557,17 @@ def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
 
 def test_the_readme_has_a_place_for_each_script() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in ("quality", "choices", "evaluations", "throughput", "export", "speed", "scaling", "observables"):
+    for name in (
+        "quality",
+        "classes",
+        "choices",
+        "evaluations",
+        "throughput",
+        "export",
+        "speed",
+        "scaling",
+        "observables",
+    ):
         assert text.count(f"<!-- results: written by {name}.py -->") == 1
         assert text.count(f"<!-- end of results of {name}.py -->") == 1
     # And the cards of those that are held to limits have one for their quality.
@@ -565,6 +577,60 @@ def test_the_readme_has_a_place_for_each_script() -> None:
         card = (pretrained()[name] / "README.md").read_text(encoding="utf-8")
         assert card.count("<!-- results: written by quality.py -->") == 1
         assert card.count("<!-- end of results of quality.py -->") == 1
+
+
+@pytest.fixture
+def classes(path: None) -> ModuleType:
+    import classes
+
+    return classes
+
+
+def test_distances_of_a_class_are_those_of_what_was_changed(classes: ModuleType, jets: PointClouds) -> None:
+    """etarel moved by 0.03: a third of it is the mean W1; no distance from itself; halves of one set are near each other."""
+    some = jets[:400]
+    own = classes.Values.of(some)
+    assert classes.distances(own, own) == {"w1m": 0, "w1p": 0, "w1n": 0}
+    moved = replace(own, points=own.points | {"etarel": own.points["etarel"] + np.float32(0.03)})
+    assert classes.distances(own, moved)["w1p"] == pytest.approx(0.01, rel=1e-5)
+    fewer = classes.distances(own, replace(own, counts=own.counts - 2))
+    assert fewer["w1n"] == pytest.approx(2)
+    floors = classes.floors(jets[:400], jets[400:800], draws=3)
+    assert all(value > 0 for values in floors.values() for value in values)
+    # Three standard errors of the mean number of constituents of both halves.
+    assert max(floors["w1n"]) < 3 * np.std(jets.counts) / 400**0.5 * 2**0.5
+
+
+def test_what_is_asked_of_a_class_is_met(classes: ModuleType, untrained: Path) -> None:
+    generator = Generator.load(untrained)
+    found = classes.asked(generator, "g", 40)
+    assert found["pt"] == found["number"] == 1
+
+
+def test_spectra_by_rank(path: None) -> None:
+    """Jets with ptrel 1/2, 1/4, ...: each rank has one value, without error; ranks of fewer than 20 jets are left out."""
+    from classes_plots import spectrum
+
+    counts = np.array([3] * 30 + [5] * 10)
+    ranks = np.concatenate([np.arange(n) for n in counts])
+    ptrel = (0.5 ** (ranks + 1)).astype(np.float32)
+    # The order within a jet must not matter.
+    order = np.concatenate(
+        [
+            start + np.random.default_rng(0).permutation(n)
+            for start, n in zip(np.cumsum(counts) - counts, counts, strict=True)
+        ]
+    )
+    zeros = np.zeros(len(ptrel), np.float32)
+    clouds = PointClouds.from_flat(
+        {"etarel": zeros, "phirel": zeros, "ptrel": ptrel[order]},
+        np.concatenate([[0], np.cumsum(counts)]),
+        {},
+        jet_schema(("etarel", "phirel", "ptrel"), ()),
+    )
+    mean, error = spectrum(clouds, 5)
+    np.testing.assert_allclose(mean, [0.5, 0.25, 0.125, np.nan, np.nan])
+    np.testing.assert_allclose(error, [0, 0, 0, np.nan, np.nan], atol=1e-7)
 
 
 @pytest.fixture

@@ -344,6 +344,8 @@ def test_what_cannot_be_shipped_leaves_nothing(
     assert "  steps: 6\n" in config
     (unfinished / "config.yaml").write_text(config.replace("  steps: 6\n", "  steps: 6000\n"))
     assert "trained for 6 of 6,000 steps" in line(unfinished, "tiny", "--card", card)
+    stopped = line(unfinished, "tiny", "--card", card, "--stopped-at", "5")
+    assert "trained for 6 of 6,000 steps; expected one that was stopped at step 5" in stopped
     plain = Path("plain.md")
     plain.write_text("No title.\n")
     assert "begins without a title" in line(run, "tiny", "--card", plain)
