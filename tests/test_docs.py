@@ -240,6 +240,7 @@ def test_each_module_is_in_the_reference() -> None:
         "pcdiff.resources",
         "pcdiff.seeds",
         "pcdiff.config.models",
+        "pcdiff.config.nets",
         "pcdiff.config.distill",
     }
     inside = {name for name in built()._modules("pcdiff") if not name.startswith("pcdiff.cli.")}

@@ -1,13 +1,13 @@
-"""What the sections of a config share: strict fields, numbers that are no flags, and refusals in the words of the config."""
+"""What the sections of a config share: strict fields, numbers that are no flags, lists of names, and refusals in the words of the config."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Real", "Section", "Whole", "mistake"]
+__all__ = ["Names", "Real", "Section", "Whole", "mistake"]
 
 
 def mistake(found: object, expected: str, key: str = "") -> PydanticCustomError:
@@ -28,3 +28,13 @@ def _no_flag(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(_no_flag)]
 Real = Annotated[float, BeforeValidator(_no_flag)]
+
+
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    # pydantic's own length check speaks up again about an item that was refused.
+    if not value:
+        raise mistake([], "at least 1 item")
+    return value
+
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_some)]
