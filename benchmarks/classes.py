@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,78 +20,58 @@ import numpy.typing as npt
 from classes_plots import masses_figure, ranks_figure
 from generators import load_all
 from measuring import conditions, described
+from quality import half, part, w1m, w1p
 from quality_results import mean_and_spread
 from tables import bullets, console, markdown_table, show, update_readme
 
 import pcdiff
 from pcdiff.clouds import PointClouds
-from pcdiff.config import Config, load_any
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.evaluation import wasserstein
 from pcdiff.evaluation.fpnd import FPND_TYPES, fpnd
 from pcdiff.files import read_json, write_json
 from pcdiff.generator import Generator
-from pcdiff.physics import observables
+from pcdiff.physics import Measured, observables
 from pcdiff.resources import pretrained
 
 RESULTS = Path(__file__).with_name("results") / "classes.json"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DATA = Path("data")
 JETS = 20_000
-# Of the floors, and jets that are asked for in a window of pT and with a number of constituents.
-DRAWS, ASKED = 10, 1_000
+DRAWS = 10
+# Jets that are asked for in a window of pT, and with a number of constituents.
+ASKED, COUNTED = 1_000, 100
 WINDOW, NUMBER = (900.0, 1100.0), 25
 # A generator is to come within this many floors.
 LIMIT = 3.0
-FEATURES = ("etarel", "phirel", "ptrel")
+COMPARED = ("relative_mass", "etarel", "phirel", "ptrel")
 
 
-@dataclass(frozen=True)
-class Values:
-    """What is compared of some jets.
-
-    Attributes:
-        mass: relative mass of the constituents, shape (n,).
-        counts: number of constituents, shape (n,).
-        points: etarel, phirel and ptrel, shape (P,) each.
-    """
-
-    mass: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.int64]
-    points: Mapping[str, npt.NDArray[Any]]
-
-    @classmethod
-    def of(cls, jets: PointClouds) -> Values:
-        mass = observables("jets")["relative_mass"].function(jets)
-        return cls(mass, jets.counts, {name: jets.column(name) for name in FEATURES})
-
-    def part(self, chosen: npt.NDArray[np.bool_]) -> Values:
-        """Those of some jets."""
-        inside = np.repeat(chosen, self.counts)
-        points = {name: values[inside] for name, values in self.points.items()}
-        return Values(self.mass[chosen], self.counts[chosen], points)
+def compared(jets: PointClouds) -> Measured:
+    """As far as :data:`DISTANCES` look at jets."""
+    known = observables("jets")
+    return Measured("jets", jets.counts, {name: known[name].function(jets) for name in COMPARED})
 
 
-def distances(first: Values, second: Values) -> dict[str, float]:
-    """W1M, W1P and the W1 distance of the number of constituents."""
-    return {
-        "w1m": wasserstein(first.mass, second.mass),
-        "w1p": float(np.mean([wasserstein(first.points[name], second.points[name]) for name in FEATURES])),
-        "w1n": wasserstein(first.counts.astype(float), second.counts.astype(float)),
-    }
+def w1n(truth: Measured, sample: Measured) -> float:
+    """W1 of the number of constituents."""
+    return wasserstein(truth.counts.astype(float), sample.counts.astype(float))
+
+
+DISTANCES = {"w1m": w1m, "w1p": w1p, "w1n": w1n}
+
+
+def distances(truth: Measured, sample: Measured) -> dict[str, float]:
+    """All of them."""
+    return {name: distance(truth, sample) for name, distance in DISTANCES.items()}
 
 
 def floors(truth: PointClouds, reference: PointClouds, draws: int = DRAWS) -> dict[str, list[float]]:
     """The same between random halves of two sets of true jets together, as many in each."""
-    pooled = Values.of(PointClouds.concatenate([truth, reference]))
-    n = len(truth)
-    found: dict[str, list[float]] = {}
-    for draw in range(draws):
-        chosen = np.zeros(2 * n, np.bool_)
-        chosen[np.random.default_rng(draw).permutation(2 * n)[:n]] = True
-        for name, value in distances(pooled.part(chosen), pooled.part(~chosen)).items():
-            found.setdefault(name, []).append(value)
-    return found
+    pooled = compared(PointClouds.concatenate([truth, reference]))
+    halves = [half(len(truth), draw) for draw in range(draws)]
+    found = [distances(part(pooled, chosen), part(pooled, ~chosen)) for chosen in halves]
+    return {name: [each[name] for each in found] for name in DISTANCES}
 
 
 def peak(jets: PointClouds) -> tuple[float, float]:
@@ -106,30 +85,48 @@ def constituents_pt(jets: PointClouds) -> npt.NDArray[np.float64]:
     return observables("jets")["pt"].function(jets)
 
 
-def constituents_of(name: str, given: str) -> int | None:
-    """The largest number of constituents that a generator learned from; None without a limit."""
-    config = load_any(pretrained().get(name, Path(given)))
-    return config.data.max_points if isinstance(config, Config) else None
+def true_jets(folder: Path, type: str, part: str, jets: int, largest: int) -> PointClouds:
+    """The first jets of a file of ``make jets-data``, each with at most its ``largest`` leading constituents.
+
+    Raises:
+        DataError: the file is not there or has too few.
+    """
+    file = folder / f"jets150_{type}_{part}.hdf5"
+    found = pcdiff.read(file)
+    if len(found) < jets:
+        raise DataError(f"{file}: has {len(found):,} jets, expected at least {jets:,}")
+    return found[:jets].leading(largest)
 
 
 def sampled(generator: Generator, name: str, type: str, jets: int, folder: Path) -> PointClouds:
-    """Jets of one class, from the file that an earlier run or ``pcdiff sample`` left, or else made and kept there."""
+    """Jets of one class, from the file that an earlier run or ``pcdiff sample`` left, or else made and kept there.
+
+    Raises:
+        DataError: the file holds jets of another generator, sampler, seed or class.
+    """
     file = folder / f"{name}_{type}.hdf5"
+    conditions = {"type": type}
     if not file.is_file():
-        pcdiff.io.write(generator.iterate(jets, seed=1, conditions={"type": type}), file)
+        pcdiff.io.write(generator.iterate(jets, seed=1, conditions=conditions), file)
     found = pcdiff.read(file)
-    if found.provenance.get("generator", {}).get("files") != generator.provenance["files"]:
-        raise DataError(f"{file}: expected jets of {name} as it is now; remove the file, and it is made anew")
+    chosen = generator.settings.sampling.resolved().model_dump(mode="json", exclude={"precision"})
+    expected = {"files": generator.provenance["files"], "seed": 1, "conditions": conditions, **chosen}
+    said = found.provenance.get("generator", {}) | found.provenance.get("sampling", {})
+    for key, value in expected.items():
+        if said.get(key) != value:
+            raise DataError(
+                f"{file}: was made with {key} {said.get(key)}, expected {value}; remove it, and it is made anew"
+            )
     if len(found) < jets:
-        raise DataError(f"{file}: has {len(found):,} jets, expected at least {jets:,}")
+        raise DataError(f"{file}: has {len(found):,} jets, expected {jets:,}; remove it, and it is made anew")
     return found[:jets]
 
 
-def asked(generator: Generator, type: str, jets: int) -> dict[str, float]:
+def asked(generator: Generator, type: str) -> dict[str, float]:
     """Shares of jets that are as they were asked for: pT within a window, and number of constituents."""
     low, high = WINDOW
-    windowed = generator.sample(jets, seed=2, conditions={"type": type, "pt": WINDOW})
-    counted = generator.sample(jets // 10, seed=3, conditions={"type": type, "number_of_points": NUMBER})
+    windowed = generator.sample(ASKED, seed=2, conditions={"type": type, "pt": WINDOW})
+    counted = generator.sample(COUNTED, seed=3, conditions={"type": type, "number_of_points": NUMBER})
     pt, summed = windowed.feature("pt"), constituents_pt(windowed)
     return {
         "pt": float(np.mean((pt >= low) & (pt <= high))),
@@ -144,7 +141,7 @@ def measured(truth: PointClouds, reference: PointClouds, jets: PointClouds, type
     inside = truth[(truth.feature("pt") >= low) & (truth.feature("pt") <= high)]
     return {
         "jets": len(jets),
-        "distances": distances(Values.of(truth), Values.of(jets)),
+        "distances": distances(compared(truth), compared(jets)),
         "floors": floors(truth, reference),
         "peak": {"truth": peak(truth), "sample": peak(jets)},
         "summed": float(np.mean(constituents_pt(inside) / inside.feature("pt"))),
@@ -170,8 +167,8 @@ def lines(found: Mapping[str, Any]) -> list[list[str]]:
             "met",
         ]
     ]
-    for name, types in found.items():
-        for type, row in types.items():
+    for name, results in found.items():
+        for type, row in results["classes"].items():
             cells, met = [], True
             for metric, factor in (("w1m", 1e3), ("w1p", 1e3), ("w1n", 1.0)):
                 value, (floor, _) = row["distances"][metric], mean_and_spread(row["floors"][metric])
@@ -195,8 +192,8 @@ def further_lines(found: Mapping[str, Any]) -> list[list[str]]:
         f"{NUMBER} constituents met",
     ]
     out = [[*head, "FPND", "of true jets"]]
-    for name, types in found.items():
-        for type, row in types.items():
+    for name, results in found.items():
+        for type, row in results["classes"].items():
             sample, truth = (f"{row['peak'][of][0]:.1f} ± {row['peak'][of][1]:.1f}" for of in ("sample", "truth"))
             distance = ["-", "-"] if row["fpnd"] is None else [f"{row['fpnd'][of]:.3f}" for of in ("sample", "truth")]
             conditioned = row["asked"]
@@ -205,14 +202,15 @@ def further_lines(found: Mapping[str, Any]) -> list[list[str]]:
     return out
 
 
-def _markdown(found: Mapping[str, Any], notes: str) -> str:
-    return "\n\n".join([markdown_table(lines(found)), markdown_table(further_lines(found)), notes])
+def _markdown(found: Mapping[str, Any]) -> str:
+    notes = [f"{name}: {note}" for name, results in found.items() for note in described(results["conditions"])]
+    return "\n\n".join([markdown_table(lines(found)), markdown_table(further_lines(found)), bullets(notes)])
 
 
 def missed(found: Mapping[str, Any]) -> Iterator[str]:
     """What is beyond the limit, or was asked for in vain."""
-    for name, types in found.items():
-        for type, row in types.items():
+    for name, results in found.items():
+        for type, row in results["classes"].items():
             for metric, value in row["distances"].items():
                 if value > LIMIT * mean_and_spread(row["floors"][metric])[0]:
                     yield f"{name} {type}: {metric}"
@@ -232,39 +230,38 @@ def main() -> None:
     parser.add_argument("--update-readme", action="store_true", help="write tables and figures into the documentation")
     chosen = parser.parse_args()
     out = console()
-    found: dict[str, Any] = read_json(chosen.output)["generators"] if chosen.output.is_file() else {}
+    stored: dict[str, Any] = read_json(chosen.output) if chosen.output.is_file() else {}
     try:
-        for given, (name, generator) in zip(chosen.generators, load_all(chosen.generators).items(), strict=True):
-            largest = constituents_of(name, given)
+        for name, generator in load_all(chosen.generators).items():
+            largest = int(generator.multiplicity.quantiles(0).max())
+            types = generator.transform.types
+            true = {
+                type: [true_jets(chosen.data, type, part, chosen.jets, largest) for part in ("test", "train")]
+                for type in types
+            }
+            stored[name] = {"classes": {}, "conditions": conditions()}
             sets: dict[str, tuple[PointClouds, PointClouds]] = {}
-            found[name] = {}
-            for type in generator.transform.types:
+            for type in types:
                 jets = sampled(generator, name, type, chosen.jets, chosen.data)
-                truth, reference = (
-                    pcdiff.read(chosen.data / f"jets150_{type}_{split}.hdf5")[: len(jets)]
-                    for split in ("test", "train")
-                )
-                if largest is not None:
-                    truth, reference = truth.leading(largest), reference.leading(largest)
-                row = measured(truth, reference, jets, type)
-                row["asked"] = asked(generator, type, min(ASKED, chosen.jets))
-                found[name][type] = row
-                sets[type] = truth, jets
-                write_json(chosen.output, {"generators": found, "conditions": conditions()})
+                row = measured(*true[type], jets, type) | {"asked": asked(generator, type)}
+                stored[name]["classes"][type] = row
+                sets[type] = true[type][0], jets
                 out.print(f"{name} {type}: {row['distances']}", highlight=False)
+            write_json(chosen.output, stored)
             if chosen.update_readme:
                 masses_figure(name, sets).savefig(IMAGES / f"{name}_masses.png")
                 ranks_figure(name, sets).savefig(IMAGES / f"{name}_ranks.png")
     except PcdiffError as error:
         raise SystemExit(f"classes.py: {error}") from error
-    show("distances", lines(found), out)
-    show("further", further_lines(found), out)
+    found = {Path(name).name: stored[Path(name).name] for name in chosen.generators}
+    show("against the truth", lines(found), out)
+    show("peaks, asked conditions, FPND", further_lines(found), out)
     if chosen.update_readme:
-        notes = bullets(described(read_json(chosen.output)["conditions"]))
-        update_readme("classes.py", _markdown(found, notes))
+        update_readme("classes.py", _markdown(stored))
         for name, folder in pretrained().items():
-            if name in found:
-                update_readme("classes.py", _markdown({name: found[name]}, notes), folder / "README.md")
+            # By its name, and not a run of the same name.
+            if name in chosen.generators:
+                update_readme("classes.py", _markdown({name: stored[name]}), folder / "README.md")
     failed = list(missed(found))
     if failed:
         raise SystemExit(f"beyond the limit: {', '.join(failed)}")

@@ -123,10 +123,7 @@ class Truth:
 
     def cut(self, draw: int) -> npt.NDArray[np.bool_]:
         """Which of the jets of both sets, shuffled and cut into halves again, come first; shape (2 n,)."""
-        n = len(self.halves[0])
-        chosen = np.zeros(2 * n, np.bool_)
-        chosen[np.random.default_rng(draw).permutation(2 * n)[:n]] = True
-        return chosen
+        return half(len(self.halves[0]), draw)
 
     def distance(self, metric: str, draw: int) -> float:
         """Of the two halves of a draw."""
@@ -142,12 +139,19 @@ class Truth:
         return float(frechet_from_real(self.activations, self.cut(draw)[None].astype(np.float64), "g")[0])
 
 
+def half(n: int, draw: int) -> npt.NDArray[np.bool_]:
+    """A random half of two sets of n clouds together, shape (2 n,)."""
+    chosen = np.zeros(2 * n, np.bool_)
+    chosen[np.random.default_rng(draw).permutation(2 * n)[:n]] = True
+    return chosen
+
+
 def part(measured: Measured, chosen: npt.NDArray[np.bool_]) -> Measured:
     """Some of the clouds."""
     known = observables(measured.kind)
     values = {name: found[chosen[measured.owners(known[name])]] for name, found in measured.values.items()}
-    assert measured.polynomials is not None
-    return Measured(measured.kind, measured.counts[chosen], values, polynomials=measured.polynomials[chosen])
+    polynomials = None if measured.polynomials is None else measured.polynomials[chosen]
+    return Measured(measured.kind, measured.counts[chosen], values, polynomials=polynomials)
 
 
 class Sample:

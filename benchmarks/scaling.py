@@ -68,13 +68,14 @@ class Extent:
     Attributes:
         sizes: points of a cloud.
         points_per_batch: points of a training batch, a multiple of all sizes: each batch is then as large as the others.
-        cores_sizes: points of a cloud where cores are compared,
-        cores_steps: training steps a round there,
-        request: and how many points the clouds that are sampled there have together.
+        cores_sizes: points of a cloud where cores are compared.
+        cores_steps: training steps a round where cores are compared.
+        request: points of all clouds together that are sampled where cores are compared.
         rounds: rounds of measurements.
         seconds: least duration of one sampling measurement.
-        most_seconds: a size is left out if a training step and an evaluation would take longer, or
-        most_megabytes: a step more memory, by what the size before it took and the square of the number of points.
+        most_seconds: a size is left out if a training step and an evaluation would take longer, by what the size before it took and the
+            ratio of the numbers of points.
+        most_megabytes: a size is left out if a step would take more memory, by the same reckoning.
         clouds: jets of the data set that batches of similar size are made of.
         steps: training steps a round on these.
         jets_points: most points in a batch of these.

@@ -94,7 +94,7 @@ def ship(
             raise PcdiffError(f"{run}: its weights take {size:,} bytes; expected at most {LARGEST:,}")
         shutil.copyfile(card, temporary / "README.md")
         (temporary / "config.yaml").write_text(to_yaml(_portable_config(config, name)), encoding="utf-8")
-        _write_log(run / "metrics.jsonl", temporary / "training_log.csv")
+        _write_log(run / "metrics.jsonl", temporary / "training_log.csv", steps)
     return folder
 
 
@@ -135,11 +135,14 @@ def _portable(name: str) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
-def _write_log(metrics: Path, output: Path) -> None:
+def _write_log(metrics: Path, output: Path, steps: int) -> None:
+    """What the run logged up to the step that is shipped."""
     with metrics.open(encoding="utf-8") as lines, output.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["step", *_LOGGED.values()])
         for line in map(json.loads, lines):
+            if line["step"] > steps:
+                break
             values = [line["metrics"].get(key) for key in _LOGGED]
             table.writerow([line["step"], *("" if value is None else f"{value:.6g}" for value in values)])
 

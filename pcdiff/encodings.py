@@ -19,6 +19,8 @@ Function = Literal["standard", "log", "categorical"]
 
 # More than these are no categories but numbers, and each costs a channel.
 _MOST_CATEGORIES = 100
+# Beyond it single precision, in which ONNX files and arrays of several columns hold them, skips whole numbers.
+_LARGEST = 2**24
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Categories:
     The code word of category k of K is ``(e_k - p) / s``, e_k the unit vector, p the shares of the categories in the training data
     and ``s^2 = sum_k p_k (1 - p_k) / K``: over the training data each channel has mean 0, and all together unit variance. What a
     sampler makes, z, is read as the category whose code word is nearest, which is the largest of ``p + s z``: the right one for any error
-    below ``1 / (2 s)`` in each channel. What a denoiser says of these channels, :mod:`pcdiff.diffusion.categories` reads.
+    below ``1 / (2 s)`` in each channel; of several features together (:meth:`Combinations.inverse`). What a denoiser says of these channels,
+    :mod:`pcdiff.diffusion.categories` reads.
 
     Attributes:
         name: that of the feature.
@@ -104,13 +107,18 @@ class Categories:
         """The categories that the values hold.
 
         Raises:
-            DataError: values that are not whole, or too many different ones.
+            DataError: values that are not whole, too large ones, or too many different ones.
         """
         whole = np.round(values)
         if np.any(whole != values):
             at = int(np.argmax(whole != values))
             raise DataError(
                 f"feature {name!r} is {values[at]} in one of its values; expected whole numbers, as it is categorical"
+            )
+        if np.abs(whole).max(initial=0) > _LARGEST:
+            raise DataError(
+                f"feature {name!r} has {whole[np.abs(whole).argmax()]:.0f} among its values; expected at most {_LARGEST:,} in size, as it is "
+                "categorical: single precision holds no larger whole numbers"
             )
         found, counts = np.unique(whole.astype(np.int64), return_counts=True)
         if len(found) > _MOST_CATEGORIES:
@@ -160,14 +168,6 @@ class Categories:
             "features that are standard or log"
         )
 
-    def inverse(self, values: Floats) -> npt.NDArray[np.int32]:
-        """The value with the nearest code word, shape (P,), for channels (P, C)."""
-        codes, known = self.codes.astype(np.float64), np.array(self.values, np.int32)
-        # Of |z - c|^2 what depends on the code word c.
-        distance = (codes**2).sum(axis=1) - 2 * values.astype(np.float64) @ codes.T
-        nearest: npt.NDArray[np.int64] = distance.argmin(axis=1)
-        return known[nearest]
-
 
 @dataclass(frozen=True)
 class Combinations:
@@ -197,7 +197,8 @@ class Combinations:
         found, counts = np.unique(rows, axis=0, return_counts=True)
         if len(found) > _MOST_CATEGORIES:
             raise DataError(
-                f"features {', '.join(names)} have {len(found)} different combinations; expected at most {_MOST_CATEGORIES}"
+                f"features {', '.join(names)} have {len(found)} different combinations; expected at most {_MOST_CATEGORIES}; "
+                "leave a feature out"
             )
         return cls(names, tuple(map(tuple, found.tolist())), tuple((counts / counts.sum()).tolist()))
 
@@ -206,6 +207,14 @@ class Combinations:
         known = {encoding.name: encoding for encoding in points}
         columns = zip(self.names, np.array(self.values).T, strict=True)
         return np.concatenate([known[name].forward(values) for name, values in columns], axis=1)
+
+    def inverse(self, points: Sequence[Scale | Categories], values: Floats) -> dict[str, npt.NDArray[np.int32]]:
+        """The combination with the nearest code words: a column a feature, shape (P,), for the channels of all of them, (P, C)."""
+        words = self.words(points).astype(np.float64)
+        # Of |z - c|^2 what depends on the code words c.
+        distance = (words**2).sum(axis=1) - 2 * values.astype(np.float64) @ words.T
+        nearest = np.array(self.values, np.int32)[distance.argmin(axis=1)]
+        return dict(zip(self.names, nearest.T, strict=True))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Combinations:

@@ -1,7 +1,7 @@
 """The optimisers of training: AdamW, or Muon for the matrices within the net and AdamW for the rest.
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; "Muon is Scalable for LLM Training", arXiv
-2502.16982) takes steps whose matrices are near to orthogonal. In the nets here it needs about a third fewer clouds for the same loss.
+2502.16982) takes steps whose matrices are near to orthogonal. What it gains in the nets here, ``benchmarks/choices.py`` measures.
 It is written out here since torch.optim.Muon multiplies in bfloat16, which most CPUs only emulate.
 """
 

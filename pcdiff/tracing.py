@@ -6,6 +6,7 @@ the two to the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -16,10 +17,10 @@ from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import Denoiser, DenoiserLike, Level, Prediction, sample
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Levels
-from pcdiff.encodings import Categories, Scale, leading_scale
+from pcdiff.encodings import Categories, Combinations, Scale, leading_scale
 from pcdiff.transforms import Transform
 
-__all__ = ["DOMAIN", "NET", "Whole", "category", "standardised", "unstandardised", "wrapped"]
+__all__ = ["DOMAIN", "NET", "Whole", "categories", "standardised", "unstandardised", "wrapped"]
 
 DOMAIN, NET = "pcdiff", "net"
 """The name of the net among the functions of a file."""
@@ -54,7 +55,7 @@ class _AtTimes(nn.Module):
         level = Level(*(values[step][:, None, None] for values in self.levels))
         inputs = (x_t / level.r, level.log_snr.flatten(), mask, cond)
         output = torch.onnx.ops.symbolic(f"{DOMAIN}::{NET}", inputs, dtype=x_t.dtype, shape=x_t.shape, version=1)
-        return self.rest.read(output, x_t, mask, level)
+        return self.rest.prediction(output, x_t, mask, level)
 
 
 class Whole(nn.Module):
@@ -74,7 +75,7 @@ class Whole(nn.Module):
     def forward(
         self, noise: Tensor, counts: Tensor, features: Tensor | None = None, type: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Points and mask; see the head of this module."""
+        """Points and mask, as :mod:`pcdiff.export` describes them."""
         mask = torch.arange(noise.shape[1]) < counts[:, None]
         guided: DenoiserLike = self.denoiser
         if self.chosen.guidance != 1:
@@ -108,16 +109,14 @@ class Whole(nn.Module):
             order = key.topk(key.shape[1], dim=1).indices
             x = x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
         parts = torch.split(x, [encoding.width for encoding in encodings], dim=-1)
-        columns = [
-            category(encoding, part) if isinstance(encoding, Categories) else unstandardised(encoding, part[..., 0])
-            for encoding, part in zip(encodings, parts, strict=True)
-        ]
-        if self.transform.schema.kind == "jets":
-            columns = [
-                wrapped(column) if encoding.name == "phi" else column
-                for encoding, column in zip(encodings, columns, strict=True)
-            ]
-        return torch.stack(columns, dim=-1).float().masked_fill(~mask[..., None], 0)
+        named = list(zip(encodings, parts, strict=True))
+        columns = {each.name: unstandardised(each, part[..., 0]) for each, part in named if isinstance(each, Scale)}
+        if self.transform.combinations is not None:
+            together = torch.cat([part for each, part in named if isinstance(each, Categories)], dim=-1)
+            columns |= categories(self.transform.combinations, encodings, together)
+        if self.transform.schema.kind == "jets" and "phi" in columns:
+            columns["phi"] = wrapped(columns["phi"])
+        return torch.stack([columns[each.name] for each in encodings], dim=-1).float().masked_fill(~mask[..., None], 0)
 
 
 def standardised(scale: Scale, values: Tensor) -> Tensor:
@@ -135,11 +134,14 @@ def unstandardised(scale: Scale, values: Tensor) -> Tensor:
     return shaped.clamp(float(limit.min), float(limit.max))
 
 
-def category(categories: Categories, values: Tensor) -> Tensor:
-    """As :meth:`pcdiff.encodings.Categories.inverse`, in double precision."""
-    codes = torch.from_numpy(categories.codes).double()
-    distance = codes.square().sum(1) - 2 * values.double() @ codes.T
-    return torch.tensor(categories.values, dtype=torch.float64)[distance.argmin(dim=-1)]
+def categories(
+    combinations: Combinations, encodings: Sequence[Scale | Categories], values: Tensor
+) -> dict[str, Tensor]:
+    """As :meth:`pcdiff.encodings.Combinations.inverse`, in double precision."""
+    words = torch.from_numpy(combinations.words(encodings)).double()
+    distance = words.square().sum(1) - 2 * values.double() @ words.T
+    nearest = torch.tensor(combinations.values, dtype=torch.float64)[distance.argmin(dim=-1)]
+    return {name: nearest[..., i] for i, name in enumerate(combinations.names)}
 
 
 def _exact(number: float) -> Tensor:

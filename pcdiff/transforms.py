@@ -235,10 +235,13 @@ class Transform:
         """
         ends = np.cumsum([encoding.width for encoding in self.points])
         parts = np.split(points, ends[:-1], axis=1)
+        named = list(zip(self.points, parts, strict=True))
         columns: dict[str, npt.NDArray[Any]] = {
-            encoding.name: encoding.inverse(part).reshape(len(points))
-            for encoding, part in zip(self.points, parts, strict=True)
+            encoding.name: encoding.inverse(part[:, 0]) for encoding, part in named if isinstance(encoding, Scale)
         }
+        if self.combinations is not None:
+            together = np.concatenate([part for encoding, part in named if isinstance(encoding, Categories)], axis=1)
+            columns |= self.combinations.inverse(self.points, together)
         if self.schema.kind == "jets" and "phi" in columns:
             columns["phi"] = wrap(columns["phi"].astype(np.float64)).astype(np.float32)
         rows: dict[str, npt.NDArray[Any]] = {name: np.asarray(values, np.float32) for name, values in features.items()}

@@ -19,7 +19,7 @@ import pcdiff
 from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.clouds import PointClouds
 from pcdiff.config import EpicConfig, FeaturesConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
-from pcdiff.encodings import Categories
+from pcdiff.encodings import Categories, Combinations
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.evaluation import evaluate, wasserstein
 from pcdiff.generator import Generator
@@ -588,13 +588,11 @@ def classes(path: None) -> ModuleType:
 
 def test_distances_of_a_class_are_those_of_what_was_changed(classes: ModuleType, jets: PointClouds) -> None:
     """etarel moved by 0.03: a third of it is the mean W1; no distance from itself; halves of one set are near each other."""
-    some = jets[:400]
-    own = classes.Values.of(some)
+    own = classes.compared(jets[:400])
     assert classes.distances(own, own) == {"w1m": 0, "w1p": 0, "w1n": 0}
-    moved = replace(own, points=own.points | {"etarel": own.points["etarel"] + np.float32(0.03)})
+    moved = replace(own, values=own.values | {"etarel": own.values["etarel"] + np.float32(0.03)})
     assert classes.distances(own, moved)["w1p"] == pytest.approx(0.01, rel=1e-5)
-    fewer = classes.distances(own, replace(own, counts=own.counts - 2))
-    assert fewer["w1n"] == pytest.approx(2)
+    assert classes.distances(own, replace(own, counts=own.counts - 2))["w1n"] == pytest.approx(2)
     floors = classes.floors(jets[:400], jets[400:800], draws=3)
     assert all(value > 0 for values in floors.values() for value in values)
     # Three standard errors of the mean number of constituents of both halves.
@@ -603,7 +601,7 @@ def test_distances_of_a_class_are_those_of_what_was_changed(classes: ModuleType,
 
 def test_what_is_asked_of_a_class_is_met(classes: ModuleType, untrained: Path) -> None:
     generator = Generator.load(untrained)
-    found = classes.asked(generator, "g", 40)
+    found = classes.asked(generator, "g")
     assert found["pt"] == found["number"] == 1
 
 
@@ -652,7 +650,9 @@ def test_the_code_words_that_are_compared(categories: ModuleType) -> None:
             words = encoding.forward(values).astype(np.float64)
             np.testing.assert_allclose(words.mean(axis=0), 0, atol=1e-6)
             np.testing.assert_allclose(np.mean(words**2), 1, rtol=1e-6)
-            np.testing.assert_array_equal(encoding.inverse(words.astype(np.float32)), values)
+            alone = Combinations.fit((encoding,), {"kind": values})
+            assert alone is not None
+            np.testing.assert_array_equal(alone.inverse((encoding,), words.astype(np.float32))["kind"], values)
     np.testing.assert_array_equal(encoding.codes, own)
     steps = np.diff(categories.analog_bits(encoding), axis=0)
     digits = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]])

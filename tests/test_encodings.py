@@ -14,13 +14,19 @@ from pcdiff.errors import DataError
 SETS = ([0, 0, 0, 0, 1, 1, 2], [-1, 0, 0, 1, 1, 1], [-211, 22, 22, 130, 211], [7, 7], list(range(40)))
 
 
+def read_back(encoding: Categories, words: np.ndarray) -> np.ndarray:
+    """The categories with the nearest code words."""
+    alone = Combinations((encoding.name,), tuple((value,) for value in encoding.values), encoding.shares)
+    return alone.inverse((encoding,), words)[encoding.name]
+
+
 @pytest.mark.parametrize("values", SETS)
 def test_every_category_comes_back(values: list[int]) -> None:
     encoding = Categories.fit("kind", np.array(values, np.int32))
     known = np.unique(values)
     words = encoding.forward(known)
     assert words.shape == (len(known), encoding.width)
-    back = encoding.inverse(words)
+    back = read_back(encoding, words)
     np.testing.assert_array_equal(back, known)
     assert back.dtype == np.int32
     # As stored with a generator.
@@ -48,14 +54,35 @@ def test_errors_below_half_the_distance_of_code_words_do_not_matter(values: list
     rng = np.random.default_rng(0)
     for _ in range(20):
         error = rng.choice([-1, 1], (len(known), encoding.width)) * 0.999 * bound
-        found = encoding.inverse((encoding.forward(known) + error).astype(np.float32))
+        found = read_back(encoding, (encoding.forward(known) + error).astype(np.float32))
         np.testing.assert_array_equal(found, known)
     worst = encoding.forward(known[:1])
     worst[0, :2] += np.float32(1.001 * bound) * np.array([-1, 1], np.float32)
-    assert encoding.inverse(worst)[0] == known[1]
+    assert read_back(encoding, worst)[0] == known[1]
+
+
+def test_no_combination_comes_out_that_was_not_learned() -> None:
+    """Between photon, hadron and electron: each feature alone would be a photon and a charge of 1."""
+    kind, charge = np.array([2, 2, 2, 0, 0, 3, 3, 1]), np.array([0, 0, 0, 1, -1, 1, -1, 0])
+    columns = {"kind": kind, "charge": charge}
+    points = tuple(Categories.fit(name, values) for name, values in columns.items())
+    combinations = Combinations.fit(points, columns)
+    assert combinations is not None
+    words = {tuple(value): word for value, word in zip(combinations.values, combinations.words(points), strict=True)}
+    mixture = 0.4 * words[2, 0] + 0.3 * words[0, 1] + 0.3 * words[3, 1]
+    assert [int(read_back(each, part[None])[0]) for each, part in zip(points, np.split(mixture, [4]), strict=True)] == [
+        2,
+        1,
+    ]
+    found = combinations.inverse(points, np.stack([mixture, *words.values()]).astype(np.float32))
+    rows = list(zip(found["kind"].tolist(), found["charge"].tolist(), strict=True))
+    assert rows[1:] == list(combinations.values)
+    assert set(rows) == set(combinations.values)
 
 
 def test_what_is_no_category_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'kind' has 1000010020 among its values; expected at most 16,777,216"):
+        Categories.fit("kind", np.array([22, 1000010020]))
     with pytest.raises(DataError, match=r"'kind' is 0.5 in one of its values; expected whole numbers"):
         Categories.fit("kind", np.array([0.0, 0.5]))
     with pytest.raises(DataError, match="'kind' has 200 different values; expected at most 100"):

@@ -33,14 +33,14 @@ from pcdiff.config import (
 )
 from pcdiff.diffusion import DenoiserLike, sample
 from pcdiff.diffusion.guidance import ClassifierFree
-from pcdiff.encodings import Categories, Function, Scale
+from pcdiff.encodings import Categories, Combinations, Function, Scale
 from pcdiff.errors import PcdiffError
 from pcdiff.export import _check, export_onnx, onnx_inputs
 from pcdiff.generator import Generator
 from pcdiff.kinematics import wrap
 from pcdiff.multiplicity import build_multiplicity
 from pcdiff.resources import pretrained
-from pcdiff.tracing import category, standardised, unstandardised, wrapped
+from pcdiff.tracing import categories, standardised, unstandardised, wrapped
 from pcdiff.transforms import Transform, cloud_columns
 
 from .test_transforms import CLOUDS, LABELLED, POINTS, labelled
@@ -379,10 +379,14 @@ def test_scales_and_angles_are_those_of_the_transform() -> None:
 
 def test_categories_are_those_of_the_transform() -> None:
     rng = np.random.default_rng(0)
-    categories = Categories.fit("kind", rng.choice([-211, 22, 211], 1000, p=[0.2, 0.7, 0.1]))
-    values = rng.normal(size=(5, 200, 3)).astype(np.float32)
-    found = category(categories, torch.from_numpy(values)).numpy()
-    np.testing.assert_array_equal(found.ravel(), categories.inverse(values.reshape(-1, 3)))
+    columns = {"kind": rng.choice([-211, 22, 211], 1000, p=[0.2, 0.7, 0.1]), "charge": rng.choice([-1, 0, 1], 1000)}
+    points = tuple(Categories.fit(name, values) for name, values in columns.items())
+    combinations = Combinations.fit(points, columns)
+    assert combinations is not None
+    values = rng.normal(size=(5, 200, 6)).astype(np.float32)
+    found = categories(combinations, points, torch.from_numpy(values))
+    for name, expected in combinations.inverse(points, values.reshape(-1, 6)).items():
+        np.testing.assert_array_equal(found[name].numpy().ravel(), expected)
 
 
 @pytest.mark.parametrize(

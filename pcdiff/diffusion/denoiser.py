@@ -159,18 +159,24 @@ class Denoiser(nn.Module):
         level = self.schedule.level(t)
         if self.dimension is not None:
             level = effective_level(level, x_t, mask, self.dimension)
-        return self.read(self.net(x_t / level.r, level.log_snr.flatten(), mask, cond), x_t, mask, level)
+        return self.prediction(self.net(x_t / level.r, level.log_snr.flatten(), mask, cond), x_t, mask, level)
 
-    def read(self, output: Tensor, x_t: Tensor, mask: Tensor, level: Level) -> Prediction:
-        """The prediction that the net's output stands for; shapes as in :meth:`forward`."""
+    def prediction(self, output: Tensor, x_t: Tensor, mask: Tensor, level: Level) -> Prediction:
+        """The prediction that an output of the net stands for.
+
+        Args:
+            output: in the parametrisation of the denoiser, shape (B, N, F).
+            x_t, mask: as for :meth:`forward`.
+            level: of each cloud, shape (B, 1, 1).
+        """
         prediction = Prediction.of(self.parametrisation, output, x_t, level)
         if self.head is None:
             return prediction
         channels = self.head.channels
         noisy = x_t[..., channels]
         categories = Prediction.of("x0", self.head(noisy, output[..., channels], level), noisy, level)
-        read = prediction.output.index_copy(-1, channels, categories.output * mask[..., None])
-        return Prediction(x_t, read, level)
+        output = prediction.output.index_copy(-1, channels, categories.output * mask[..., None])
+        return Prediction(x_t, output, level)
 
 
 class Potential(nn.Module):
