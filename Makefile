@@ -97,7 +97,8 @@ quality: $(VENV)/installed-dev gluon30-data
 # An hour on two cores; jets that were sampled already are kept. Needs the data of `make jets-data`.
 jets-quality: $(VENV)/installed-dev jets-data
 	$(BIN)/pcdiff data fetch fpnd
-	$(BIN)/python benchmarks/classes.py jets30 jets150
+	$(BIN)/python benchmarks/classes.py jets30
+	$(BIN)/python benchmarks/classes.py jets150 --jets 5000
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

@@ -1,7 +1,9 @@
 """How near the jets of each class come to the truth, and whether asked conditions are met.
 
     make jets-data
-    python benchmarks/classes.py jets30 jets150 --update-readme
+    pcdiff data fetch fpnd
+    python benchmarks/classes.py jets30 --update-readme
+    python benchmarks/classes.py jets150 --jets 5000 --update-readme
 
 Each class is sampled by `pcdiff sample GENERATOR --set type=CLASS --seed 1` into `data/GENERATOR_CLASS.hdf5`, where such a file is not there
 yet, and compared with as many true jets that no training saw, cut to as many constituents as the generator learned from. What is measured,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pcdiff.clouds import PointClouds
 from pcdiff.evaluation.style import STYLE, TRUTH, colour, page, panel
@@ -102,6 +103,8 @@ def _columns(
             below.stairs(1 + band, edges, baseline=1 - band, fill=True, color=TRUTH, alpha=0.25)
             below.axhline(1, color=TRUTH, linewidth=1)
             below.errorbar(centres, ratio, error, **bars)
+            # The highest tick of the ratio would touch the lowest of the contents.
+            below.yaxis.set_major_locator(MaxNLocator(4, prune="upper"))
             main.set_title(CLASSES.get(type, type))
             main.tick_params(labelbottom=False, labelleft=not column)
             below.tick_params(labelleft=not column)
