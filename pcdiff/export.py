@@ -166,7 +166,9 @@ def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
     settings = generator.settings
     expected = f"expected {' or '.join(_UNROLLED)}, without noise on the way"
     if chosen.options.get("eta"):
-        raise PcdiffError(f"sampler {chosen.sampler!r} with eta = {chosen.options['eta']} draws noise; {expected}, such as unipc")
+        raise PcdiffError(
+            f"sampler {chosen.sampler!r} with eta = {chosen.options['eta']} draws noise; {expected}, such as unipc"
+        )
     if chosen.sampler not in _UNROLLED:
         raise PcdiffError(f"sampler {chosen.sampler!r} cannot be written as ONNX; {expected}")
     if isinstance(settings.net, GraphConfig):
