@@ -87,13 +87,13 @@ def constituents_pt(jets: PointClouds) -> npt.NDArray[np.float64]:
     return observables("jets")["pt"].function(jets)
 
 
-def true_jets(folder: Path, type: str, part: str, jets: int, largest: int) -> PointClouds:
+def true_jets(folder: Path, type: str, split: str, jets: int, largest: int) -> PointClouds:
     """The first jets of a file of ``make jets-data``, each with at most its ``largest`` leading constituents.
 
     Raises:
         DataError: the file is not there or has too few.
     """
-    file = folder / f"jets150_{type}_{part}.hdf5"
+    file = folder / f"jets150_{type}_{split}.hdf5"
     found = pcdiff.read(file)
     if len(found) < jets:
         raise DataError(f"{file}: has {len(found):,} jets, expected at least {jets:,}")
@@ -153,6 +153,11 @@ def measured(truth: PointClouds, reference: PointClouds, jets: PointClouds, type
     }
 
 
+def in_floors(row: Mapping[str, Any]) -> dict[str, float]:
+    """Each distance of a class over its floor."""
+    return {name: value / mean_and_spread(row["floors"][name])[0] for name, value in row["distances"].items()}
+
+
 def lines(found: Mapping[str, Any]) -> list[list[str]]:
     """The table of distances: a line a generator and class."""
     out = [
@@ -171,11 +176,10 @@ def lines(found: Mapping[str, Any]) -> list[list[str]]:
     ]
     for name, results in found.items():
         for type, row in results["classes"].items():
-            cells, met = [], True
+            cells, ratios = [], in_floors(row)
             for metric, factor in (("w1m", 1e3), ("w1p", 1e3), ("w1n", 1.0)):
-                value, (floor, _) = row["distances"][metric], mean_and_spread(row["floors"][metric])
-                cells += [f"{value * factor:.3f}", f"{value / floor:.2f}"]
-                met = met and value <= LIMIT * floor
+                cells += [f"{row['distances'][metric] * factor:.3f}", f"{ratios[metric]:.2f}"]
+            met = max(ratios.values()) <= LIMIT
             out.append([name, type, f"{row['jets']:,}", *cells, "yes" if met else "no"])
     return out
 
@@ -213,8 +217,8 @@ def missed(found: Mapping[str, Any]) -> Iterator[str]:
     """What is beyond the limit, or was asked for in vain."""
     for name, results in found.items():
         for type, row in results["classes"].items():
-            for metric, value in row["distances"].items():
-                if value > LIMIT * mean_and_spread(row["floors"][metric])[0]:
+            for metric, ratio in in_floors(row).items():
+                if ratio > LIMIT:
                     yield f"{name} {type}: {metric}"
             if row["asked"]["pt"] < 0.99 or row["asked"]["number"] < 1:
                 yield f"{name} {type}: asked conditions"
@@ -238,7 +242,7 @@ def main() -> None:
             largest = int(generator.multiplicity.quantiles(0).max())
             types = generator.transform.types
             true = {
-                type: [true_jets(chosen.data, type, part, chosen.jets, largest) for part in ("test", "train")]
+                type: [true_jets(chosen.data, type, split, chosen.jets, largest) for split in ("test", "train")]
                 for type in types
             }
             stored[name] = {"classes": {}, "conditions": conditions()}
