@@ -16,14 +16,12 @@ from torch import Tensor, nn
 import pcdiff
 from pcdiff.config import (
     DenoiserConfig,
-    EpicConfig,
-    GraphConfig,
     MultiplicityConfig,
+    NetConfig,
     SamplingConfig,
     ScheduleConfig,
-    TransformerConfig,
 )
-from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Potential, build_schedule
+from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Head, Potential, TorusHead, build_schedule
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
@@ -43,10 +41,8 @@ __all__ = [
     "write_tensors",
 ]
 
-NetConfig = EpicConfig | TransformerConfig | GraphConfig
-
-# 2: the denoiser's settings, all schedules and samplers, fitted grids. 3: categorical point features.
-FORMAT_VERSION = 3
+# 2: the denoiser's settings, all schedules and samplers, fitted grids. 3: categorical point features. 4: periodic boxes.
+FORMAT_VERSION = 4
 
 # Before the names of a learned schedule's parameters; a net has no part of that name.
 _SCHEDULE = "schedule."
@@ -188,25 +184,28 @@ def pick_device(name: str) -> torch.device:
 def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
     """An untrained denoiser for clouds of this transform."""
     channels = transform.channels
-    net = build_net(settings.net, len(channels), transform.conditions, channels)
+    net = build_net(settings.net, len(channels), transform.conditions, channels, transform.torus)
     about = settings.denoiser
     return Denoiser(
         Potential(net) if about.potential else net,
         build_schedule(settings.schedule),
         parametrisation=about.parametrisation,
         dimension=about.dimension,
-        head=_head(transform),
+        heads=_heads(transform),
     )
 
 
-def _head(transform: Transform) -> CategoryHead | None:
-    """What reads the net's output for categorical features; None without any."""
-    if transform.combinations is None:
-        return None
-    names = transform.combinations.names
-    channels = [i for i, name in enumerate(transform.channels) if name in names]
-    words, shares = transform.combinations.words(transform.points), transform.combinations.shares
-    return CategoryHead(torch.tensor(channels), torch.from_numpy(words), torch.tensor(shares))
+def _heads(transform: Transform) -> list[Head]:
+    """What reads the net's output for categorical features, and for positions in a periodic box."""
+    heads: list[Head] = []
+    if transform.combinations is not None:
+        names = transform.combinations.names
+        channels = [i for i, name in enumerate(transform.channels) if name in names]
+        words, shares = transform.combinations.words(transform.points), transform.combinations.shares
+        heads.append(CategoryHead(torch.tensor(channels), torch.from_numpy(words), torch.tensor(shares)))
+    if transform.torus is not None:
+        heads.append(TorusHead(torch.tensor(transform.torus.positions), transform.torus.period))
+    return heads
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -8,17 +8,33 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from pcdiff.errors import DataError
 
-__all__ = ["Categories", "Combinations", "Function", "Scale", "encoding_of", "fit_encoding", "leading_scale"]
+__all__ = [
+    "Categories",
+    "Combinations",
+    "Encoding",
+    "Function",
+    "NormalScore",
+    "Periodic",
+    "Scale",
+    "encoding_of",
+    "fit_encoding",
+    "leading_scale",
+]
 
 Floats = npt.NDArray[np.float32]
 
-Function = Literal["standard", "log", "categorical"]
+Function = Literal["standard", "log", "normal-score", "categorical", "periodic"]
 
 # More than these are no categories but numbers, and each costs a channel.
 _MOST_CATEGORIES = 100
+# Of the box, in the denoiser's units: at a log-SNR of -10 the noise has 1.2 times the box size, at 12 it has 2e-5 of it.
+_PERIOD = 125.0
+# Normal scores at which quantiles are kept, of which the last are those of one in 300,000.
+_SCORES = np.linspace(-4.5, 4.5, 361)
 # Beyond it single precision, in which ONNX files and arrays of several columns hold them, skips whole numbers.
 _LARGEST = 2**24
 
@@ -79,6 +95,90 @@ class Scale:
         limit = np.finfo(np.float32)
         smallest = limit.tiny if self.function == "log" else limit.min
         return np.clip(physical, smallest, limit.max).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class NormalScore:
+    """One feature through its own quantiles: z with Phi(z) the fraction of the training data below it, linear between even z.
+
+    What has a sharp edge or a long tail becomes a normal distribution, and ends where the training data end.
+
+    Attributes:
+        name: that of the feature.
+        knots: strictly rising values at even z from -4.5 to 4.5.
+    """
+
+    name: str
+    knots: tuple[float, ...]
+    function: Literal["normal-score"] = "normal-score"
+
+    @classmethod
+    def fit(cls, name: str, values: npt.NDArray[Any]) -> NormalScore:
+        """The quantiles of the values."""
+        found = np.quantile(np.asarray(values, np.float64), special.ndtr(_SCORES))
+        # Repeated values have no one score: they are held apart by less than single precision.
+        least = 1e-9 * max(1.0, float(np.abs(found).max())) * np.arange(len(found))
+        return cls(name, tuple((np.maximum.accumulate(found) + least).tolist()))
+
+    @property
+    def width(self) -> int:
+        """The number of channels."""
+        return 1
+
+    def forward(self, values: npt.NDArray[Any]) -> Floats:
+        """Normal scores; those of values beyond the training data are its ends."""
+        return np.interp(np.asarray(values, np.float64), self.knots, _SCORES).astype(np.float32)
+
+    def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """log of the derivative of :meth:`forward`."""
+        knots = np.array(self.knots)
+        cell = np.clip(np.searchsorted(knots, np.asarray(values, np.float64), side="right") - 1, 0, len(knots) - 2)
+        return np.asarray(np.log(np.diff(_SCORES)[cell] / np.diff(knots)[cell]))
+
+    def inverse(self, values: npt.NDArray[Any]) -> Floats:
+        """Values in physical units."""
+        return np.interp(np.asarray(values, np.float64), _SCORES, self.knots).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """A position along an axis of a periodic box, in units of which the box has 125, whatever its size.
+
+    It is not standardised: on a circle there is neither a mean nor a scale but the box itself (:class:`pcdiff.torus.Torus`).
+
+    Attributes:
+        name: that of the feature.
+        size: that of the box, in physical units.
+    """
+
+    name: str
+    size: float
+    function: Literal["periodic"] = "periodic"
+
+    @property
+    def width(self) -> int:
+        """The number of channels."""
+        return 1
+
+    @property
+    def period(self) -> float:
+        """The size of the box in the denoiser's units."""
+        return _PERIOD
+
+    def forward(self, values: npt.NDArray[Any]) -> Floats:
+        """Positions in the denoiser's units."""
+        return (np.asarray(values, np.float64) * (_PERIOD / self.size)).astype(np.float32)
+
+    def log_slope(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """log of the derivative of :meth:`forward`."""
+        return np.full(np.shape(values), np.log(_PERIOD / self.size))
+
+    def inverse(self, values: npt.NDArray[Any]) -> Floats:
+        """Positions in physical units, from 0 to below the size of the box."""
+        found = np.mod(np.asarray(values, np.float64) * (self.size / _PERIOD), self.size).astype(np.float32)
+        # Rounding to single precision takes the largest to the size itself.
+        found[found >= self.size] = 0
+        return found
 
 
 @dataclass(frozen=True)
@@ -184,7 +284,7 @@ class Combinations:
     shares: tuple[float, ...]
 
     @classmethod
-    def fit(cls, points: Sequence[Scale | Categories], columns: Mapping[str, npt.NDArray[Any]]) -> Combinations | None:
+    def fit(cls, points: Sequence[Encoding], columns: Mapping[str, npt.NDArray[Any]]) -> Combinations | None:
         """Those of the categorical features among the point features; None without any.
 
         Raises:
@@ -202,13 +302,13 @@ class Combinations:
             )
         return cls(names, tuple(map(tuple, found.tolist())), tuple((counts / counts.sum()).tolist()))
 
-    def words(self, points: Sequence[Scale | Categories]) -> Floats:
+    def words(self, points: Sequence[Encoding]) -> Floats:
         """The code words of the combinations: those of the features side by side, shape (K, C)."""
         known = {encoding.name: encoding for encoding in points}
         columns = zip(self.names, np.array(self.values).T, strict=True)
         return np.concatenate([known[name].forward(values) for name, values in columns], axis=1)
 
-    def inverse(self, points: Sequence[Scale | Categories], values: Floats) -> dict[str, npt.NDArray[np.int32]]:
+    def inverse(self, points: Sequence[Encoding], values: Floats) -> dict[str, npt.NDArray[np.int32]]:
         """The combination with the nearest code words: a column a feature, shape (P,), for the channels of all of them, (P, C)."""
         words = self.words(points).astype(np.float64)
         # Of |z - c|^2 what depends on the code words c.
@@ -222,23 +322,39 @@ class Combinations:
         return cls(tuple(data["names"]), tuple(map(tuple, data["values"])), tuple(data["shares"]))
 
 
+Encoding = Scale | NormalScore | Categories | Periodic
+"""How a feature is encoded."""
+
+
 def fit_encoding(
-    name: str, function: Function, values: npt.NDArray[Any], *, signed: bool = False
-) -> Scale | Categories:
-    """Fit what a function of a config is; arguments as for :meth:`Scale.fit`."""
+    name: str, function: Function, values: npt.NDArray[Any], *, signed: bool = False, size: float | None = None
+) -> Encoding:
+    """Fit what a function of a config is; arguments as for :meth:`Scale.fit`.
+
+    Args:
+        size: of the periodic box, where there is one.
+    """
     if function == "categorical":
         return Categories.fit(name, values)
+    if function == "normal-score":
+        return NormalScore.fit(name, values)
+    if function == "periodic":
+        if size is None:
+            raise DataError(f"feature {name!r} is periodic, but the clouds are in no periodic box")
+        return Periodic(name, size)
     return Scale.fit(name, function, values, signed=signed)
 
 
-def encoding_of(data: Mapping[str, Any]) -> Scale | Categories:
+def encoding_of(data: Mapping[str, Any]) -> Encoding:
     """From the plain data that ``vars`` gives of one."""
     if data["function"] == "categorical":
         return Categories(data["name"], tuple(data["values"]), tuple(data["shares"]))
-    return Scale(**data)
+    if data["function"] == "normal-score":
+        return NormalScore(data["name"], tuple(data["knots"]))
+    return Periodic(**data) if data["function"] == "periodic" else Scale(**data)
 
 
-def leading_scale(points: Sequence[Scale | Categories]) -> tuple[int, Scale] | None:
+def leading_scale(points: Sequence[Encoding]) -> tuple[int, Scale] | None:
     """The channel of the point feature that says how hard a constituent is, by which they fall, and its scale; None without one."""
     channel, found = 0, {}
     for encoding in points:

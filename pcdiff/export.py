@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import pcdiff
 from pcdiff.conditions import Conditions
 from pcdiff.config import GraphConfig, SamplingConfig
-from pcdiff.encodings import Categories
+from pcdiff.encodings import Categories, Scale
 from pcdiff.errors import PcdiffError, optional
 from pcdiff.files import atomic_file
 from pcdiff.generator import Generator
@@ -146,7 +146,7 @@ def _check(file: Path, generator: Generator, chosen: SamplingConfig) -> None:
         for i, encoding in enumerate(generator.transform.points):
             a, b = (np.sort(values.astype(np.float64)) for values in (points[:, i], expected.column(encoding.name)))
             # Categories are whole numbers, of which no other will do.
-            least = 1.0 if isinstance(encoding, Categories) else encoding.std
+            least = encoding.std if isinstance(encoding, Scale) else 1.0
             size = np.abs(b) if encoding.function == "log" else np.maximum(np.abs(b), least)
             worst = np.max(np.abs(a - b) / size)
             if not worst <= _TOLERANCE:
@@ -174,6 +174,11 @@ def _require_exportable(generator: Generator, chosen: SamplingConfig) -> None:
     if isinstance(settings.net, GraphConfig):
         raise PcdiffError(
             "a graph net chooses neighbours anew for each cloud, which ONNX cannot; expected epic or transformer"
+        )
+    other = [each.name for each in generator.transform.points if not isinstance(each, Scale | Categories)]
+    if other:
+        raise PcdiffError(
+            f"the point feature {other[0]!r} is periodic or a normal score, which the file does not know; expected standard, log or categorical"
         )
     if settings.denoiser.potential:
         raise PcdiffError("denoiser.potential: the net is a gradient, which ONNX has not; expected a generator without")

@@ -31,7 +31,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pcdiff.encodings import Categories, Scale, leading_scale
+from pcdiff.encodings import Encoding, Scale, leading_scale
 from pcdiff.loader import CloudBatch
 
 __all__ = ["Matching", "Potential", "energy_distance"]
@@ -112,7 +112,7 @@ class Matching:
     spread: Tensor
 
     @classmethod
-    def of(cls, points: tuple[Scale | Categories, ...], batch: CloudBatch) -> Matching:
+    def of(cls, points: tuple[Encoding, ...], batch: CloudBatch) -> Matching:
         """For clouds such as those of a batch.
 
         Args:

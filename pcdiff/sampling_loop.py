@@ -123,13 +123,7 @@ class Solver:
         precision = pick_precision(self.chosen.precision, self.device)
         if precision != torch.float32:
             net = _InPrecision(model.net, self.device, precision)
-            denoiser = Denoiser(
-                net,
-                model.schedule,
-                parametrisation=model.parametrisation,
-                dimension=model.dimension,
-                head=model.head,
-            )
+            denoiser = model.with_net(net)
         guided: DenoiserLike = denoiser
         if self.chosen.guidance != 1:
             guided = ClassifierFree(guided, self.chosen.guidance)

@@ -11,7 +11,19 @@ from typing import Any, Literal, get_args
 
 from pcdiff.errors import DataError, suggest
 
-__all__ = ["JET_TYPES", "PARTICLE_CLASSES", "Feature", "Kind", "Reflection", "Schema", "jet_schema", "vector_schema"]
+__all__ = [
+    "JET_TYPES",
+    "PARTICLE_CLASSES",
+    "POSITION",
+    "VELOCITY",
+    "Feature",
+    "Kind",
+    "Reflection",
+    "Schema",
+    "halo_schema",
+    "jet_schema",
+    "vector_schema",
+]
 
 Kind = Literal["jets", "halos", "vectors"]
 
@@ -61,6 +73,8 @@ class Schema:
         points: the columns of each point.
         clouds: the columns of each cloud.
         reflections: sign flips that leave the distribution unchanged.
+        vectors: triples of point columns that are the components of a vector along the same three axes, of which none is special: to
+            rename the axes changes nothing.
         axis: which points define the jet axis and the stored jet columns: ``"all"`` constituents of the jet
             before any were dropped, or the ``"kept"`` ones. ``""`` where the file does not say.
     """
@@ -69,6 +83,7 @@ class Schema:
     points: tuple[Feature, ...]
     clouds: tuple[Feature, ...] = ()
     reflections: tuple[Reflection, ...] = ()
+    vectors: tuple[tuple[str, str, str], ...] = ()
     axis: Literal["all", "kept", ""] = ""
 
     def __post_init__(self) -> None:
@@ -129,6 +144,8 @@ class Schema:
                 reflections=tuple(
                     Reflection(tuple(item["points"]), tuple(item["clouds"])) for item in data["reflections"]
                 ),
+                # Files of the time before there were halos have none.
+                vectors=tuple((x, y, z) for x, y, z in data.get("vectors", ())),
                 axis=data["axis"],
             )
         except (KeyError, TypeError) as error:
@@ -226,3 +243,54 @@ def vector_schema(names: tuple[str, ...] | list[str]) -> Schema:
     ('x', 'y')
     """
     return Schema(kind="vectors", points=tuple(Feature(name) for name in names))
+
+
+POSITION = ("x", "y", "z")
+"""The point columns of a halo that are a position in the periodic box."""
+
+VELOCITY = ("vx", "vy", "vz")
+"""The point columns of a halo that are its peculiar velocity."""
+
+_HALO_POINTS = {
+    **{name: Feature(name, "Mpc/h", f"comoving position along {name}") for name in POSITION},
+    **{name: Feature(name, "km/s", f"peculiar velocity along {name[1]}") for name in VELOCITY},
+    "log10_mass": Feature("log10_mass", "", "log10 of the mass in Msun/h"),
+}
+
+_HALO_CLOUDS = {
+    "box_size": Feature("box_size", "Mpc/h", "side of the periodic box"),
+    "redshift": Feature("redshift", "", "redshift"),
+    "omega_m": Feature("omega_m", "", "density of matter today in units of the critical density"),
+    "sigma_8": Feature("sigma_8", "", "linear root-mean-square fluctuation today in spheres of 8 Mpc/h"),
+    "weight": Feature("weight", "", "how much the box counts beside others"),
+}
+
+
+def halo_schema(
+    points: tuple[str, ...] | list[str], clouds: tuple[str, ...] | list[str], *, extra: dict[str, Feature] | None = None
+) -> Schema:
+    """A schema of halo catalogues from column names; standard names get their unit and description.
+
+    Args:
+        points: names of the columns of a halo; positions first, x, y and z.
+        clouds: names of the columns of a catalogue, the box size among them.
+        extra: features under names that are not standard.
+
+    Raises:
+        DataError: a position or the box size is missing.
+
+    >>> halo_schema(["x", "y", "z", "log10_mass"], ["box_size", "omega_m"]).point("x").unit
+    'Mpc/h'
+    """
+    for name, given, level in (*((name, points, "point") for name in POSITION), ("box_size", clouds, "cloud")):
+        if name not in given:
+            raise DataError(f"halo catalogue: no {level} column {name!r} among {', '.join(given)}")
+    extra = extra or {}
+    return Schema(
+        kind="halos",
+        points=tuple(extra.get(name) or _HALO_POINTS.get(name) or Feature(name) for name in points),
+        clouds=tuple(extra.get(name) or _HALO_CLOUDS.get(name) or Feature(name) for name in clouds),
+        # A box has no preferred axis, nor a preferred direction along one.
+        reflections=tuple(Reflection((axis, f"v{axis}")) for axis in POSITION),
+        vectors=(POSITION, VELOCITY) if set(VELOCITY) <= set(points) else (POSITION,),
+    )

@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     PROBES = 11
     PAIRS = 12
     ATTEMPTS = 13
+    HALOS = 14
+    COSMOLOGY = 15
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pcdiff.bundle import Settings
 from pcdiff.config import MultiplicityConfig
-from pcdiff.encodings import Categories, Scale
+from pcdiff.encodings import Encoding
 from pcdiff.errors import ConfigError
 from pcdiff.generator import Generator
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
@@ -56,7 +56,7 @@ def load_start(
     return start
 
 
-def functions_of(encodings: Sequence[Scale | Categories]) -> list[tuple[str, str]]:
+def functions_of(encodings: Sequence[Encoding]) -> list[tuple[str, str]]:
     """Each feature and its function, as a config has them."""
     return [(encoding.name, encoding.function) for encoding in encodings]
 

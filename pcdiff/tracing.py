@@ -17,7 +17,7 @@ from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import Denoiser, DenoiserLike, Level, Prediction, sample
 from pcdiff.diffusion.guidance import ClassifierFree
 from pcdiff.diffusion.samplers import Levels
-from pcdiff.encodings import Categories, Combinations, Scale, leading_scale
+from pcdiff.encodings import Categories, Combinations, Encoding, Scale, leading_scale
 from pcdiff.transforms import Transform
 
 __all__ = ["DOMAIN", "NET", "Whole", "categories", "standardised", "unstandardised", "wrapped"]
@@ -39,9 +39,7 @@ class _AtTimes(nn.Module):
         super().__init__()
         self.schedule = denoiser.schedule
         # All but its net, which must not stand in the file twice.
-        self.rest = Denoiser(
-            nn.Identity(), denoiser.schedule, parametrisation=denoiser.parametrisation, head=denoiser.head
-        )
+        self.rest = denoiser.with_net(nn.Identity())
         times = times.float()
         with torch.no_grad():
             level = self.schedule.level(times)
@@ -134,9 +132,7 @@ def unstandardised(scale: Scale, values: Tensor) -> Tensor:
     return shaped.clamp(float(limit.min), float(limit.max))
 
 
-def categories(
-    combinations: Combinations, encodings: Sequence[Scale | Categories], values: Tensor
-) -> dict[str, Tensor]:
+def categories(combinations: Combinations, encodings: Sequence[Encoding], values: Tensor) -> dict[str, Tensor]:
     """As :meth:`pcdiff.encodings.Combinations.inverse`, in double precision."""
     words = torch.from_numpy(combinations.words(encodings)).double()
     distance = words.square().sum(1) - 2 * values.double() @ words.T

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -309,12 +310,17 @@ def _losses(model: Denoiser, batch: CloudBatch, config: Config, rng: torch.Gener
 
 
 def _reflect(batch: CloudBatch, transform: Transform, rng: torch.Generator) -> CloudBatch:
-    """Each cloud flipped or not by each symmetry of the physics, with probability one half."""
+    """Each cloud flipped or not by each symmetry of the physics, with probability one half, its axes in any order where they are alike."""
     x, cond = batch.x, batch.cond
     for signs, cond_signs in transform.reflections():
         flip = (torch.rand(len(batch), 1, generator=rng) < 0.5).to(x.device)
         x = torch.where(flip[..., None], x * torch.from_numpy(signs).to(x.device), x)
         cond = torch.where(flip, cond * torch.from_numpy(cond_signs).to(x.device), cond)
+    turns = transform.turns()
+    if turns:
+        chosen = torch.randint(len(turns), (len(batch),), generator=rng)
+        places = torch.from_numpy(np.stack(turns))[chosen].to(x.device)
+        x = x.gather(2, places[:, None, :].expand_as(x))
     return CloudBatch(x, batch.mask, cond)
 
 

@@ -9,7 +9,7 @@ as one-hot when there is more than one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import awkward as ak
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.encodings import Categories, Combinations, Function, Scale, encoding_of, fit_encoding
+from pcdiff.encodings import Categories, Combinations, Encoding, Function, Periodic, Scale, encoding_of, fit_encoding
 from pcdiff.errors import DataError
 from pcdiff.kinematics import wrap
-from pcdiff.schema import Feature, Schema, jet_schema
+from pcdiff.schema import POSITION, Feature, Schema, halo_schema, jet_schema
+from pcdiff.torus import AXES, Torus
 
 __all__ = ["Encoded", "Transform", "cloud_columns", "point_columns"]
 
@@ -89,14 +90,16 @@ class Transform:
         types: names of the types that the training data hold, in the order of the one-hot; empty without types.
         schema: what the generated columns mean.
         combinations: of the categories of a point; None without categorical features.
+        constants: cloud columns of halo catalogues that are the same in all of the training data, the box size among them.
     """
 
-    points: tuple[Scale | Categories, ...]
+    points: tuple[Encoding, ...]
     clouds: tuple[Scale, ...]
     count: Scale
     types: tuple[str, ...]
     schema: Schema
     combinations: Combinations | None = None
+    constants: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -130,11 +133,21 @@ class Transform:
             if present.min() < 0 or present.max() >= len(names):
                 raise DataError(f"cloud feature 'type' has values {present.tolist()}, expected 0 to {len(names) - 1}")
             types = tuple(names[int(i)] for i in present)
-        schema = _generated_schema(clouds.schema, list(points), list(features), types)
+        constants = _constants(clouds, list(points), list(features)) if clouds.schema.kind == "halos" else {}
+        schema = _generated_schema(clouds.schema, list(points), [*constants, *features], types)
         signed = {name for reflection in schema.reflections for name in reflection.points}
         signed_rows = {name for reflection in schema.reflections for name in reflection.clouds}
+        # One scale for all components of a vector, which must stay one whatever the axes are called.
+        together = {name: [columns[part] for part in vector] for vector in schema.vectors for name in vector}
         encodings = tuple(
-            fit_encoding(name, function, columns[name], signed=name in signed) for name, function in points.items()
+            fit_encoding(
+                name,
+                function,
+                np.concatenate(together.get(name, [columns[name]])),
+                signed=name in signed,
+                size=constants.get("box_size"),
+            )
+            for name, function in points.items()
         )
         return cls(
             points=encodings,
@@ -145,12 +158,27 @@ class Transform:
             types=types,
             schema=schema,
             combinations=Combinations.fit(encodings, columns),
+            constants=constants,
         )
 
     @property
     def channels(self) -> tuple[str, ...]:
         """The point feature of each of the F channels: a number has one, categories have several."""
         return tuple(encoding.name for encoding in self.points for _ in range(encoding.width))
+
+    @property
+    def torus(self) -> Torus | None:
+        """What is periodic, and what are vectors; None for clouds that are in no periodic box."""
+        periods = [encoding.period for encoding in self.points if isinstance(encoding, Periodic)]
+        if not periods:
+            return None
+        triples = [
+            (self.channels.index(x), self.channels.index(y), self.channels.index(z)) for x, y, z in self.schema.vectors
+        ]
+        of_vectors = {channel for triple in triples for channel in triple}
+        scalars = tuple(i for i in range(len(self.channels)) if i not in of_vectors)
+        # Positions are the first of the schema's vectors.
+        return Torus(triples[0], tuple(triples[1:]), scalars, periods[0])
 
     @property
     def conditions(self) -> int:
@@ -245,6 +273,7 @@ class Transform:
         if self.schema.kind == "jets" and "phi" in columns:
             columns["phi"] = wrap(columns["phi"].astype(np.float64)).astype(np.float32)
         rows: dict[str, npt.NDArray[Any]] = {name: np.asarray(values, np.float32) for name, values in features.items()}
+        rows |= {name: np.full(len(offsets) - 1, value, np.float32) for name, value in self.constants.items()}
         if self.types:
             names = self.schema.cloud("type").categories
             rows["type"] = np.array([names.index(name) for name in self.types], np.int32)[types]
@@ -269,6 +298,19 @@ class Transform:
                 out.append((signs, cond))
         return out
 
+    def turns(self) -> list[npt.NDArray[np.int64]]:
+        """For each order of the axes where the channels (F,) of a point are found in it; none where axes are not alike."""
+        torus = self.torus
+        if torus is None:
+            return []
+        out = []
+        for order in AXES:
+            index = np.arange(len(self.channels))
+            for vector in (torus.positions, *torus.vectors):
+                index[list(vector)] = np.array(vector)[list(order)]
+            out.append(index)
+        return out
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
@@ -278,6 +320,7 @@ class Transform:
             "types": list(self.types),
             "schema": self.schema.to_dict(),
             "combinations": None if self.combinations is None else vars(self.combinations),
+            "constants": dict(self.constants),
         }
 
     @classmethod
@@ -291,21 +334,41 @@ class Transform:
             schema=Schema.from_dict(data["schema"]),
             # Before format version 3 there were no categories.
             combinations=Combinations.from_dict(data["combinations"]) if data.get("combinations") else None,
+            # Before format version 4 there were no halos.
+            constants=dict(data.get("constants", {})),
         )
+
+
+def _constants(clouds: PointClouds, points: list[str], features: list[str]) -> dict[str, float]:
+    """Cloud columns of catalogues that are the same for all and condition nothing."""
+    for name in POSITION:
+        if name not in points:
+            raise DataError(
+                f"halo catalogues have no {name!r} among the point features {', '.join(points)}; expected x, y, z"
+            )
+    rows = {name: clouds.feature(name) for name in clouds.schema.cloud_names if name not in features}
+    sizes = np.unique(clouds.feature("box_size"))
+    if len(sizes) > 1:
+        raise DataError(
+            f"the boxes of the catalogues have sizes from {sizes[0]:g} to {sizes[-1]:g} {clouds.schema.cloud('box_size').unit}; "
+            "expected one size"
+        )
+    return {name: float(values[0]) for name, values in rows.items() if np.all(values == values[0]) and name != "weight"}
 
 
 def _generated_schema(source: Schema, points: list[str], features: list[str], types: tuple[str, ...]) -> Schema:
     """The schema of generated clouds: the chosen columns, the type, and for jets an azimuth."""
     if source.kind == "vectors":
         return source.select(tuple(points), (*features, *(["type"] if types else [])))
-    if source.kind != "jets":
-        raise DataError(f"cannot generate {source.kind}: only jets and vectors so far")
+    if source.kind == "halos":
+        stored = {feature.name: feature for feature in (*source.points, *source.clouds)}
+        return halo_schema(points, [*features, *(["type"] if types else [])], extra=stored)
     known = {feature.name: feature for feature in source.points if feature.name in points}
     names = [*features, *(["phi"] if "phi" not in features else []), *(["type"] if types else [])]
     schema = jet_schema(points, names, axis=source.axis, types=source.cloud("type").categories if types else ())
     kept = tuple(known.get(feature.name, feature) for feature in schema.points)
     clouds = tuple(_stored(source, feature) for feature in schema.clouds)
-    return Schema("jets", kept, clouds, schema.reflections, schema.axis)
+    return Schema("jets", kept, clouds, schema.reflections, axis=schema.axis)
 
 
 def _stored(source: Schema, feature: Feature) -> Feature:

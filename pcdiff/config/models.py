@@ -15,7 +15,15 @@ from pydantic import (
     field_validator,
 )
 
-from pcdiff.config.nets import EpicConfig, GraphConfig, TransformerConfig
+from pcdiff.config.nets import (
+    PERIODIC,
+    EpicConfig,
+    GraphConfig,
+    NetConfig,
+    PeriodicGraphConfig,
+    PeriodicTransformerConfig,
+    TransformerConfig,
+)
 from pcdiff.config.sampling import SAMPLER_FACTS, SamplingConfig
 from pcdiff.config.section import Names, Real, Section, Whole, mistake
 
@@ -29,13 +37,19 @@ __all__ = [
     "GraphConfig",
     "LossConfig",
     "MultiplicityConfig",
+    "NetConfig",
     "OptimConfig",
+    "PeriodicGraphConfig",
+    "PeriodicTransformerConfig",
     "SamplingConfig",
     "ScheduleConfig",
     "TrackingConfig",
     "TrainingConfig",
     "TransformerConfig",
 ]
+
+
+_ON_TORUS = ("epsilon", "likelihood", "min-snr", "sigmoid")
 
 
 def _listed(value: object) -> object:
@@ -94,11 +108,11 @@ class DataConfig(Section):
 
 
 class FeaturesConfig(Section):
-    points: dict[str, Literal["standard", "log", "categorical"]] = Field(
+    points: dict[str, Literal["standard", "log", "normal-score", "categorical", "periodic"]] = Field(
         default={"etarel": "standard", "phirel": "standard", "ptrel": "log"}, min_length=1
     )
-    """Point features that the generator makes, and whether each is standardised as it is or its logarithm is, or is a whole number that
-    stands for a category."""
+    """Point features that the generator makes, and whether each is standardised as it is, or its logarithm is; is brought to a normal distribution
+    through its quantiles; is a whole number that stands for a category; or is a position in a periodic box, as x, y and z of halos."""
     clouds: dict[str, Literal["standard", "log"]] = Field(default={"pt": "log", "eta": "standard", "mass": "log"})
     """Cloud features that condition the generator, and whether each is standardised as it is or its logarithm is."""
     type: bool = True
@@ -154,9 +168,9 @@ class LossConfig(Section):
     weight: Literal["epsilon", "velocity", "x0", "flow-matching", "likelihood", "min-snr", "sigmoid"] = "epsilon"
     """Weight of denoising over time: the squared error of the noise as it is, of the net's own output (that of EDM), of the
     clean cloud, of the flow's velocity, the variational bound, min-SNR with gamma 5, or the sigmoid of the log-SNR."""
-    times: Literal["uniform", "low-discrepancy", "logit-normal", "importance"] = "low-discrepancy"
+    times: Literal["uniform", "low-discrepancy", "logit-normal", "importance", "log-snr"] = "low-discrepancy"
     """How times are drawn: independently, spread evenly over each batch, with a logit-normal noise level, or in proportion
-    to the weight with the density divided out."""
+    to the weight or evenly in log-SNR, with that density divided out."""
 
 
 class OptimConfig(Section):
@@ -239,9 +253,7 @@ def _default_net(value: object) -> object:
     return value
 
 
-Net = Annotated[
-    EpicConfig | TransformerConfig | GraphConfig, Field(discriminator="kind"), BeforeValidator(_default_net)
-]
+Net = Annotated[NetConfig, Field(discriminator="kind"), BeforeValidator(_default_net)]
 
 
 class Config(Section):
@@ -316,6 +328,13 @@ class Config(Section):
             raise mistake(loss.objective, "denoising, for denoiser.dimension is given", "objective")
         if schedule.kind == "learned" and (loss.objective, loss.weight) != ("denoising", "likelihood"):
             raise mistake(loss.weight, "likelihood, the one weight under which a schedule can be learned", "weight")
+        features = info.data.get("features")
+        if features is not None and "periodic" in features.points.values():
+            if loss.objective != "denoising":
+                raise mistake(loss.objective, "denoising, for features.points are periodic", "objective")
+            if loss.weight not in _ON_TORUS:
+                # The others count the noise of a position beyond all bounds where there is no signal.
+                raise mistake(loss.weight, f"{', '.join(_ON_TORUS)}, for features.points are periodic", "weight")
         return loss
 
     @field_validator("multiplicity")
@@ -338,10 +357,17 @@ class Config(Section):
 
     @field_validator("net")
     @classmethod
-    def _knows_coordinates(
-        cls, net: EpicConfig | TransformerConfig | GraphConfig, info: ValidationInfo
-    ) -> EpicConfig | TransformerConfig | GraphConfig:
+    def _knows_coordinates(cls, net: NetConfig, info: ValidationInfo) -> NetConfig:
         features = info.data.get("features")
+        if features is not None:
+            periodic = [name for name, function in features.points.items() if function == "periodic"]
+            if bool(periodic) != isinstance(net, PERIODIC):
+                wanted = (
+                    "periodic-graph or periodic-transformer, as features.points are periodic"
+                    if periodic
+                    else ("another kind, as none of features.points are periodic")
+                )
+                raise mistake(net.kind, wanted, "kind")
         if isinstance(net, GraphConfig) and features is not None:
             # Between code words of categories there is no distance.
             known = [name for name, function in features.points.items() if function != "categorical"]

@@ -8,7 +8,15 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from pcdiff.config.section import Names, Section, Whole, mistake
 
-__all__ = ["EpicConfig", "GraphConfig", "TransformerConfig"]
+__all__ = [
+    "PERIODIC",
+    "EpicConfig",
+    "GraphConfig",
+    "NetConfig",
+    "PeriodicGraphConfig",
+    "PeriodicTransformerConfig",
+    "TransformerConfig",
+]
 
 
 class EpicConfig(Section):
@@ -44,12 +52,10 @@ class EpicConfig(Section):
         return attending
 
 
-class TransformerConfig(Section):
+class _AttentionConfig(Section):
     # Only the default net may leave its kind out; an editor that reads the schema must know.
     model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
 
-    kind: Literal["transformer"] = "transformer"
-    """Attention between all points of a cloud."""
     hidden: Whole = Field(default=128, ge=1)
     """Width of the point features."""
     layers: Whole = Field(default=4, ge=1)
@@ -66,6 +72,11 @@ class TransformerConfig(Section):
         return heads
 
 
+class TransformerConfig(_AttentionConfig):
+    kind: Literal["transformer"] = "transformer"
+    """Attention between all points of a cloud."""
+
+
 class GraphConfig(Section):
     model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
 
@@ -79,3 +90,42 @@ class GraphConfig(Section):
     """Number of nearest neighbours of each point."""
     coordinates: Names = ("etarel", "phirel")
     """Point features that the distance is measured in."""
+
+
+class PeriodicGraphConfig(Section):
+    model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
+
+    kind: Literal["periodic-graph"] = "periodic-graph"
+    """Message passing of numbers and vectors in a periodic box, between nearest neighbours and through its longest waves."""
+    hidden: Whole = Field(default=64, ge=1)
+    """Width of the point features: so many numbers."""
+    vectors: Whole = Field(default=16, ge=1)
+    """Number of vectors beside them."""
+    layers: Whole = Field(default=4, ge=1)
+    """Number of layers."""
+    neighbours: Whole = Field(default=16, ge=1)
+    """Number of nearest neighbours of each point."""
+    waves: Whole = Field(default=4, ge=0)
+    """Largest number of wavelengths in the box of the waves through which all points see each other; 0: none."""
+
+
+class PeriodicTransformerConfig(_AttentionConfig):
+    kind: Literal["periodic-transformer"] = "periodic-transformer"
+    """Attention between all points of a periodic box, which knows where they are to each other."""
+    waves: Whole = Field(default=16, ge=1)
+    """Largest number of wavelengths in the box by which points are told apart."""
+
+    @field_validator("heads")
+    @classmethod
+    def _has_pairs(cls, heads: int, info: ValidationInfo) -> int:
+        hidden = info.data.get("hidden")
+        if hidden is not None and hidden % (2 * heads):
+            raise mistake(heads, f"a number whose double divides net.hidden = {hidden}")
+        return heads
+
+
+NetConfig = EpicConfig | TransformerConfig | GraphConfig | PeriodicGraphConfig | PeriodicTransformerConfig
+"""What a net can be."""
+
+PERIODIC = (PeriodicGraphConfig, PeriodicTransformerConfig)
+"""Those for points in a periodic box."""

@@ -7,26 +7,13 @@ there are, and a rerun goes on where the last one ended.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import shutil
-import signal
-import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from pcdiff import io
 from pcdiff.clouds import PointClouds
 from pcdiff.data.pythia import Recipe, selected_jets
-from pcdiff.errors import DataError, PcdiffError, optional
-from pcdiff.files import read_json, write_json
+from pcdiff.data.shards import make_in_shards
+from pcdiff.errors import optional
 
 __all__ = ["make_jets"]
 
@@ -95,99 +82,24 @@ def make_jets(
         max_ctau=max_ctau,
         labels=labels,
     )
-    if workers is not None and workers < 1:
-        raise DataError(f"make jets: workers is {workers}; expected at least 1")
     for module in ("pythia8mc", "fastjet"):
         optional(module, "pythia")
-    target = Path(output)
-    parts = target.with_name(f"{target.name}.parts")
-    _claim(parts, recipe)
-    paths = [parts / f"{shard:05d}.hdf5" for shard in range(recipe.shards)]
-    _make_shards(recipe, paths, workers or os.cpu_count() or 1, shown=progress)
-    io.write((io.read(path) for path in paths), target)
-    shutil.rmtree(parts)
-    return target
-
-
-def _claim(parts: Path, recipe: Recipe) -> None:
-    """Start the folder of shards, or check that those in it are of this recipe."""
-    wanted = recipe.provenance()
-    record = parts / "recipe.json"
-    if not record.exists():
-        write_json(record, wanted)
-        return
-    stored = read_json(record)
-    found = stored if isinstance(stored, dict) else {}
-    differing = sorted(key for key in wanted.keys() | found.keys() if found.get(key) != wanted.get(key))
-    # Settings and seeds follow from the plain arguments, which say more.
-    named = [key for key in differing if not key.startswith("pythia_")] or differing
-    if named:
-        shown = "; ".join(f"{key} {found.get(key)}, now {wanted.get(key)}" for key in named)
-        raise DataError(
-            f"{parts}: holds shards made with other settings ({shown}); finish that command or remove the folder"
-        )
-
-
-def _make_shards(recipe: Recipe, paths: list[Path], workers: int, *, shown: bool) -> None:
-    missing = [shard for shard, path in enumerate(paths) if not path.exists()]
-    done = recipe.count - sum(map(recipe.size, missing))
-    # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
-    context = multiprocessing.get_context("spawn")
-    workers = max(1, min(workers, len(missing)))
-    with (
-        _bar(recipe, done, shown=shown) as advance,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool,
-    ):
-        futures = {pool.submit(_make_shard, recipe, shard, paths[shard]): shard for shard in missing}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                advance(recipe.size(futures[future]))
-        except BrokenProcessPool as error:
-            raise PcdiffError(
-                "make jets: a worker process ended early (no memory, killed, or called from a script without "
-                "`if __name__ == '__main__':`); the same command goes on from the finished shards"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _bar(recipe: Recipe, done: int, *, shown: bool) -> Iterator[Any]:
-    """A progress bar with rate and time left; gives the function to call with the number of new jets."""
-    columns = (
-        TextColumn("making {task.fields[process]} jets"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} jets/s"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]} left"),
+    # Settings and seeds of Pythia follow from the plain arguments, which say more.
+    return make_in_shards(
+        recipe,
+        _shard,
+        output,
+        what=f"{process} jets",
+        suffix=".hdf5",
+        workers=workers,
+        progress=progress,
+        derived="pythia_",
     )
-    with Progress(*columns, disable=not shown) as bar:
-        task = bar.add_task("", total=recipe.count, completed=done, process=recipe.process, rate="-", left="-")
-        start, made = time.monotonic(), 0
-
-        def advance(jets: int) -> None:
-            nonlocal made
-            made += jets
-            # Not rich's estimate: shards end several at a time, and the pauses between them are what counts.
-            rate = made / (time.monotonic() - start)
-            left = timedelta(seconds=round((recipe.count - done - made) / rate))
-            bar.update(task, advance=jets, rate=f"{rate:.0f}", left=left)
-
-        yield advance
 
 
-def _start_worker() -> None:
-    # At Ctrl-C the parent says what there is to say; the default action ends a worker without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    fastjet = optional("fastjet", "pythia")
-    fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
-
-
-def _make_shard(recipe: Recipe, shard: int, path: Path) -> None:
-    """Make and write the jets of one shard."""
+def _shard(recipe: Recipe, shard: int) -> PointClouds:
+    """Make the jets of one shard."""
+    optional("fastjet", "pythia")._swig.ClusterSequence.set_fastjet_banner_stream(None)
     size = recipe.size(shard)
     pieces: list[PointClouds] = []
     found = 0
@@ -196,6 +108,4 @@ def _make_shard(recipe: Recipe, shard: int, path: Path) -> None:
         found += len(piece)
         if found >= size:
             break
-    jets = PointClouds.concatenate(pieces)[:size]
-    jets.provenance.update(recipe.provenance())
-    io.write(jets, path)
+    return PointClouds.concatenate(pieces)[:size]

@@ -2,7 +2,7 @@
 
 - :mod:`~pcdiff.diffusion.schedule`, :mod:`~pcdiff.diffusion.poisson`: noise, Gaussian or of Poisson flows
 - :mod:`~pcdiff.diffusion.denoiser`: what a net says of a noisy cloud, in any parametrisation
-- :mod:`~pcdiff.diffusion.categories`: what it says of categories
+- :mod:`~pcdiff.diffusion.categories`, :mod:`~pcdiff.diffusion.heads`: what it says of categories, and of positions in a periodic box
 - :mod:`~pcdiff.diffusion.weights`, :mod:`~pcdiff.diffusion.times`, :mod:`~pcdiff.diffusion.losses`,
   :mod:`~pcdiff.diffusion.objectives`: what is minimised
 - :mod:`~pcdiff.diffusion.grids`, :mod:`~pcdiff.diffusion.samplers`, :mod:`~pcdiff.diffusion.fitted`: from noise to clouds
@@ -20,6 +20,7 @@ from pcdiff.diffusion.divergence import divergence, probe
 from pcdiff.diffusion.fitted import fit_grids
 from pcdiff.diffusion.grids import GRIDS, karras_grid, log_snr_grid, quadratic_grid, uniform_grid
 from pcdiff.diffusion.guidance import ClassifierFree, Constrained, InPainted, MomentMatching, Posterior, repaint
+from pcdiff.diffusion.heads import Head, TorusHead
 from pcdiff.diffusion.likelihood import Bound, Likelihood, log_factorial, log_likelihood, variational_bound
 from pcdiff.diffusion.losses import denoising_loss, noised, pair_loss, trajectory_loss
 from pcdiff.diffusion.objectives import action_loss, score_matching_loss
@@ -78,6 +79,7 @@ __all__ = [
     "Denoiser",
     "DenoiserLike",
     "EDMSchedule",
+    "Head",
     "InPainted",
     "LearnedSchedule",
     "Level",
@@ -91,6 +93,7 @@ __all__ = [
     "Schedule",
     "SqrtRectifiedSchedule",
     "SubVPSchedule",
+    "TorusHead",
     "VESchedule",
     "VPSchedule",
     "action_loss",

@@ -19,14 +19,15 @@ score interpolation of Dieleman et al., "Continuous diffusion for categorical da
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pcdiff.diffusion.heads import Head
 from pcdiff.diffusion.schedule import Level
 
 __all__ = ["CategoryHead"]
 
 
-class CategoryHead(nn.Module):
+class CategoryHead(Head):
     """Reads a net's output for the channels of the categorical features.
 
     Args:
@@ -35,9 +36,9 @@ class CategoryHead(nn.Module):
         shares: p_k, positive, shape (K,).
     """
 
-    channels: Tensor
     words: Tensor
     log_shares: Tensor
+    parametrisation = "x0"
 
     def __init__(self, channels: Tensor, words: Tensor, shares: Tensor) -> None:
         super().__init__()

@@ -21,13 +21,14 @@ and, because alpha x0 + sigma eps = x_t is known, each determines the others. Wi
 
     p = ((alpha a + sigma b) x_t / r + d F) / r,        F = (r^2 p - (alpha a + sigma b) x_t) / (r d).
 
-A net may be trained to put out any of them; its prediction is read as F first, and as all others from there. Channels of categories are apart:
-what a net says of them is read by :mod:`pcdiff.diffusion.categories`, whatever the parametrisation.
+A net may be trained to put out any of them; its prediction is read as F first, and as all others from there. Channels of categories and of
+positions in a periodic box are apart: what a net says of them is read by heads of their own (:mod:`pcdiff.diffusion.categories`,
+:mod:`pcdiff.diffusion.heads`), whatever the parametrisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pcdiff.diffusion.categories import CategoryHead
+from pcdiff.diffusion.heads import Head
 from pcdiff.diffusion.poisson import effective_level
 from pcdiff.diffusion.schedule import Level, Schedule
 
@@ -128,7 +129,7 @@ class Denoiser(nn.Module):
         schedule: of the noise.
         parametrisation: what the net puts out, a key of :data:`PARAMETRISATIONS`.
         dimension: the D of a Poisson flow (see :mod:`pcdiff.diffusion.poisson`); Gaussian noise when absent.
-        head: reads the output for categorical features, where there are some.
+        heads: read the output for channels that are not numbers on a line, each some of them.
     """
 
     def __init__(
@@ -138,14 +139,16 @@ class Denoiser(nn.Module):
         *,
         parametrisation: str = "preconditioned",
         dimension: float | None = None,
-        head: CategoryHead | None = None,
+        heads: Sequence[Head] = (),
     ) -> None:
         super().__init__()
         self.net = net
         self.schedule = schedule
         self.parametrisation = parametrisation
         self.dimension = dimension
-        self.head = head
+        self.heads = tuple(heads)
+        # So that their tables move with the weights.
+        self._heads = nn.ModuleList(heads)
 
     def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
         """Predict from noisy clouds.
@@ -170,13 +173,19 @@ class Denoiser(nn.Module):
             level: of each cloud, shape (B, 1, 1).
         """
         prediction = Prediction.of(self.parametrisation, output, x_t, level)
-        if self.head is None:
-            return prediction
-        channels = self.head.channels
-        noisy = x_t[..., channels]
-        categories = Prediction.of("x0", self.head(noisy, output[..., channels], level), noisy, level)
-        output = prediction.output.index_copy(-1, channels, categories.output * mask[..., None])
-        return Prediction(x_t, output, level)
+        for head in self.heads:
+            channels = head.channels
+            noisy = x_t[..., channels]
+            part = Prediction.of(head.parametrisation, head(noisy, output[..., channels], level), noisy, level)
+            read = prediction.output.index_copy(-1, channels, part.output * mask[..., None])
+            prediction = Prediction(x_t, read, level)
+        return prediction
+
+    def with_net(self, net: nn.Module) -> Denoiser:
+        """The same reading of another net's output."""
+        return Denoiser(
+            net, self.schedule, parametrisation=self.parametrisation, dimension=self.dimension, heads=self.heads
+        )
 
 
 class Potential(nn.Module):

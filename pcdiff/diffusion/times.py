@@ -15,6 +15,8 @@ The loss of :mod:`pcdiff.diffusion.losses` is an integral over t. Its times are 
 
   The mean is that of uniform times; its variance is lower, because |F - F*|^2 is of order one at each t. For the weight
   ``likelihood`` this is the importance sampling of Maximum Likelihood Training of Score-Based Diffusion Models (arXiv 2101.09258).
+- ``log-snr``: evenly in log-SNR, with that density divided out again. With the weight ``likelihood`` each unit of log-SNR then counts alike in
+  the error of the noise, however fast a schedule passes it.
 
 All but ``uniform`` use the comb.
 """
@@ -32,7 +34,7 @@ from pcdiff.diffusion.weights import WEIGHTS
 
 __all__ = ["TimeKind", "comb", "draw_times"]
 
-TimeKind = Literal["uniform", "low-discrepancy", "logit-normal", "importance"]
+TimeKind = Literal["uniform", "low-discrepancy", "logit-normal", "importance", "log-snr"]
 
 _LOG_SNR_MEAN = 2.4
 _LOG_SNR_STD = 2.4
@@ -66,6 +68,8 @@ def draw_times(
         return _logit_normal(schedule, unit), one
     if kind == "importance":
         return _importance(schedule, unit, weight)
+    if kind == "log-snr":
+        return _even(schedule, unit)
     return schedule.t_min + (schedule.t_max - schedule.t_min) * unit, one
 
 
@@ -79,6 +83,15 @@ def _logit_normal(schedule: Schedule, unit: Tensor) -> Tensor:
     high, low = torch.special.ndtr((_ends(schedule) - _LOG_SNR_MEAN) / _LOG_SNR_STD)
     log_snr = _LOG_SNR_MEAN + _LOG_SNR_STD * torch.special.ndtri(high + (low - high) * unit.double())
     return schedule.time(log_snr).clamp(schedule.t_min, schedule.t_max).float()
+
+
+@torch.no_grad()
+def _even(schedule: Schedule, unit: Tensor) -> tuple[Tensor, Tensor]:
+    high, low = _ends(schedule).tolist()
+    t = schedule.time(high + (low - high) * unit.double()).clamp(schedule.t_min, schedule.t_max)
+    # dt / dunit over the length of the range of t
+    slope = (low - high) / schedule.level(t).d_log_snr.flatten() / (schedule.t_max - schedule.t_min)
+    return t.float(), slope.float()
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Denoising networks: permutation-equivariant functions of a noisy cloud, its noise level and its conditions.
 
-All keep one contract, :class:`pcdiff.nets.base.PointNet`: ``net(x, log_snr, mask, cond)``.
+All keep one contract, that of :class:`pcdiff.nets.base.PointNet`: ``net(x, log_snr, mask, cond)``.
 """
 
 from __future__ import annotations
@@ -8,18 +8,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pcdiff.config import EpicConfig, GraphConfig, TransformerConfig
+from pcdiff.config import (
+    EpicConfig,
+    GraphConfig,
+    NetConfig,
+    PeriodicGraphConfig,
+    PeriodicTransformerConfig,
+    TransformerConfig,
+)
 from pcdiff.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
-    from pcdiff.nets.base import PointNet
+    from torch import nn
+
+    from pcdiff.torus import Torus
 
 __all__ = ["build_net"]
 
 
 def build_net(
-    config: EpicConfig | TransformerConfig | GraphConfig, features: int, conditions: int, point_names: Sequence[str]
-) -> PointNet:
+    config: NetConfig,
+    features: int,
+    conditions: int,
+    point_names: Sequence[str],
+    torus: Torus | None = None,
+) -> nn.Module:
     """Make an untrained net, which returns zeros.
 
     Args:
@@ -27,10 +40,14 @@ def build_net(
         features: number of channels F of a point: one for each feature that is a number.
         conditions: number of conditions a cloud C, possibly 0.
         point_names: the point feature of each of the F channels.
+        torus: which of them are what, for clouds in a periodic box.
 
     Raises:
-        ConfigError: a coordinate of the graph net is not among the point features.
+        ConfigError: a coordinate of the graph net is not among the point features, or a net for periodic boxes is to see others or the
+            other way round.
     """
+    if torus is not None and not isinstance(config, (PeriodicGraphConfig, PeriodicTransformerConfig)):
+        raise ConfigError(f"net.kind: {config.kind} knows of no periodic box")
     # Each kind imports only what it needs: torch_geometric alone takes seconds.
     if isinstance(config, EpicConfig):
         from pcdiff.nets.epic import EpicNet
@@ -40,9 +57,19 @@ def build_net(
         from pcdiff.nets.transformer import TransformerNet
 
         return TransformerNet(config, features, conditions)
-    from pcdiff.nets.graph import GraphNet
+    if isinstance(config, GraphConfig):
+        from pcdiff.nets.graph import GraphNet
 
-    for name in config.coordinates:
-        if name not in point_names:
-            raise ConfigError(f"net.coordinates: {name!r} is not a point feature; {suggest(name, point_names)}")
-    return GraphNet(config, features, conditions, [list(point_names).index(name) for name in config.coordinates])
+        for name in config.coordinates:
+            if name not in point_names:
+                raise ConfigError(f"net.coordinates: {name!r} is not a point feature; {suggest(name, point_names)}")
+        return GraphNet(config, features, conditions, [list(point_names).index(name) for name in config.coordinates])
+    if torus is None:
+        raise ConfigError(f"net.kind: {config.kind} is for clouds in a periodic box")
+    if isinstance(config, PeriodicGraphConfig):
+        from pcdiff.nets.periodic_graph import PeriodicGraphNet
+
+        return PeriodicGraphNet(config, torus, conditions)
+    from pcdiff.nets.periodic_transformer import PeriodicTransformerNet
+
+    return PeriodicTransformerNet(config, torus, conditions)

@@ -1,0 +1,297 @@
+r"""Message passing of numbers and vectors in a periodic box, on torch-geometric.
+
+Each point holds F numbers s and V vectors v. It hears of its nearest neighbours, nearest images being meant, as in PaiNN (Schütt, Unke,
+Gastegger, "Equivariant message passing for the prediction of tensorial properties and molecular spectra", arXiv 2102.03150): with r_ij
+the step to a neighbour,
+
+    s_i += sum_j g_ij s-part,        v_i += sum_j (g_ij v-part v_j + g_ij r-part r_ij / |r_ij|),        g_ij = phi(s_j) W(|r_ij|).
+
+Neighbours are few, and noise of the size of the box moves all points at once. So points hear of the longest waves of the box, too,
+as in Ewald message passing (Kosmala et al., arXiv 2303.04791): numbers u_j and vectors w_j of all points make up
+
+    S_k = sum_j (u_j + i k w_j / |k|) e^{-i k x_j},        s_i += Re sum_k a_|k| S_k e^{i k x_i},        v_i += Re sum_k i k / |k| b_|k| S_k e^{i k x_i}.
+
+All of it is made of steps between points, so a translation changes nothing. Rotations and reflections that take the box to itself, the 48
+symmetries of the cube, turn the vectors along and change nothing else: the waves of one length are taken together. So the net has these symmetries
+to rounding, and none of them needs to be learned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from pcdiff.config import PeriodicGraphConfig
+from pcdiff.nets.periodic import InBox, PeriodicNet, Updates
+from pcdiff.torus import Torus
+
+__all__ = ["PeriodicGraphNet", "periodic_edges"]
+
+# The functions of a distance: bumps even in its logarithm, between these ends in units of the denoiser.
+_BUMPS, _NEAREST, _FARTHEST = 20, 0.1, 62.5
+
+
+class PeriodicGraphNet(PeriodicNet):
+    """A stack of equivariant layers; see the head of this module.
+
+    Args:
+        config: width, number of layers, neighbours, waves.
+        torus: which channels are what.
+        conditions: number of conditions a cloud C, possibly 0.
+    """
+
+    centres: Tensor
+
+    def __init__(self, config: PeriodicGraphConfig, torus: Torus, conditions: int) -> None:
+        super().__init__(torus, conditions, config.hidden)
+        hidden = config.hidden
+        self.neighbours = config.neighbours
+        self.register_buffer(
+            "centres", torch.linspace(math.log(_NEAREST), math.log(_FARTHEST), _BUMPS), persistent=False
+        )
+        self.entry = nn.Linear(max(1, len(torus.scalars)), hidden)
+        self.vector_entry = nn.Linear(max(1, len(torus.vectors)), config.vectors, bias=False)
+        self.waves = _Waves(config.waves, torus.period) if config.waves else None
+        self.layers = nn.ModuleList(
+            _Layer(hidden, config.vectors, self.context_size, 0 if self.waves is None else self.waves.shells)
+            for _ in range(config.layers)
+        )
+        self.norm = _Norm(hidden, config.vectors)
+        self.scalar_exit = nn.Linear(hidden, len(torus.scalars))
+        self.vector_exit = nn.Linear(config.vectors, 1 + len(torus.vectors), bias=False)
+        for layer in (self.scalar_exit, self.vector_exit):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.scalar_exit.bias)
+
+    def _points(self, points: InBox) -> Updates:
+        mask, period = points.mask, self.torus.period
+        edges = periodic_edges(points.position, mask, self.neighbours, period)
+        place = points.position[mask]
+        step = place[edges[0]] - place[edges[1]]
+        step = step - period * torch.round(step / period)
+        # The slope at two points in one place stays bounded.
+        distance = (step.square().sum(dim=1, keepdim=True) + _NEAREST**2 / 4).sqrt()
+        width = float(self.centres[1] - self.centres[0])
+        basis = torch.exp(-0.5 * ((distance.log() - self.centres) / width).square())
+        direction = step / distance
+        cloud = mask.nonzero()[:, 0]
+        phases = None if self.waves is None else self.waves(points.position, mask)
+        scalars = points.scalars if self.torus.scalars else points.position.new_ones(*mask.shape, 1)
+        s = self.entry(scalars[mask])
+        if self.torus.vectors:
+            v = self.vector_entry(points.vectors[mask].transpose(1, 2))
+        else:
+            v = s.new_zeros(len(s), 3, self.vector_entry.out_features)
+        for layer in self.layers:
+            s, v = layer(s, v, edges, basis, direction, points.context, cloud, mask, phases)
+        s, v = self.norm(s, v)
+        vectors = s.new_zeros(*mask.shape, 1 + len(self.torus.vectors), 3)
+        vectors[mask] = self.vector_exit(v).transpose(1, 2)
+        numbers = s.new_zeros(*mask.shape, len(self.torus.scalars))
+        numbers[mask] = self.scalar_exit(s)
+        return Updates(vectors, numbers)
+
+
+class _Waves(nn.Module):
+    """The plane waves of the box with at most so many wavelengths in it, one of each pair of opposite ones."""
+
+    whole: Tensor
+    directions: Tensor
+    shell: Tensor
+
+    def __init__(self, largest: int, period: float) -> None:
+        super().__init__()
+        line = np.arange(-largest, largest + 1)
+        whole = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+        squared = (whole**2).sum(axis=1)
+        # Lexicographically positive: of k and -k one.
+        half = np.array([tuple(row) > (0, 0, 0) for row in whole.tolist()])
+        whole, squared = whole[half & (squared <= largest**2)], squared[half & (squared <= largest**2)]
+        lengths, shell = np.unique(squared, return_inverse=True)
+        self.shells = len(lengths)
+        self.period = period
+        self.register_buffer("whole", torch.from_numpy(whole).float(), persistent=False)
+        self.register_buffer(
+            "directions", torch.from_numpy(whole / np.sqrt(squared)[:, None]).float(), persistent=False
+        )
+        self.register_buffer("shell", torch.from_numpy(shell), persistent=False)
+
+    def forward(self, position: Tensor, mask: Tensor) -> _Phases:
+        # Whole numbers first: the period of a rounded wave vector would not be that of the box.
+        angles = 2 * math.pi * (position / self.period @ self.whole.to(position.dtype).T)
+        valid = mask[..., None]
+        size = mask.sum(dim=1).clamp(min=1).to(position.dtype)[:, None, None]
+        return _Phases(angles.cos() * valid, angles.sin() * valid, size, self.directions.to(position.dtype), self.shell)
+
+
+class _Phases:
+    """Cosine and sine (B, N, M) of the waves at each point, zero at padding, and what belongs to them."""
+
+    def __init__(self, cos: Tensor, sin: Tensor, size: Tensor, directions: Tensor, shell: Tensor) -> None:
+        self.cos = cos
+        self.sin = sin
+        self.size = size
+        self.directions = directions
+        self.shell = shell
+
+
+class _Norm(nn.Module):
+    """Numbers of mean 0 and variance 1, vectors of a mean square of at most 1."""
+
+    def __init__(self, hidden: int, vectors: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.scale = nn.Parameter(torch.ones(vectors))
+
+    def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        length = v.square().sum(dim=1, keepdim=True).mean(dim=2, keepdim=True)
+        return self.norm(s), v * (length + 1).rsqrt() * self.scale
+
+
+class _Layer(nn.Module):
+    """What a point hears from its neighbours and in the waves of the box, and what it makes of it by itself."""
+
+    def __init__(self, hidden: int, vectors: int, context_size: int, shells: int) -> None:
+        super().__init__()
+        self.sizes = [hidden, vectors, vectors]
+        self.norm = _Norm(hidden, vectors)
+        self.context = nn.Linear(context_size, 2 * hidden)
+        self.message = _Message(hidden, vectors)
+        self.far = _Far(hidden, vectors, context_size, shells) if shells else None
+        self.update_norm = _Norm(hidden, vectors)
+        self.mix = nn.Linear(vectors, 2 * vectors, bias=False)
+        self.update_1 = nn.Linear(hidden + 2 * vectors, hidden)
+        self.update_2 = nn.Linear(hidden, hidden + vectors)
+
+    def forward(
+        self,
+        s: Tensor,
+        v: Tensor,
+        edges: Tensor,
+        basis: Tensor,
+        direction: Tensor,
+        context: Tensor,
+        cloud: Tensor,
+        mask: Tensor,
+        phases: _Phases | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Numbers s (P, F) and vectors v (P, 3, V) of all points to the next ones."""
+        shift_1, shift_2 = self.context(context)[cloud].chunk(2, dim=1)
+        normed, turned = self.norm(s, v)
+        heard, pulled = self.message(normed + shift_1, turned, edges, basis, direction)
+        s, v = s + heard, v + pulled
+        if self.far is not None and phases is not None:
+            heard, pulled = self.far(normed, turned, context, mask, phases)
+            s, v = s + heard, v + pulled
+        normed, turned = self.update_norm(s, v)
+        left, right = self.mix(turned).chunk(2, dim=2)
+        # What of vectors does not turn with the box: their lengths and products.
+        length = (right.square().sum(dim=1) + 1e-6).sqrt()
+        known = torch.cat([normed, length, (left * right).sum(dim=1)], dim=1)
+        number, vector = torch.split(self.update_2(F.silu(self.update_1(known) + shift_2)), self.sizes[:2], dim=1)
+        return s + number, v + vector[:, None, :] * left
+
+
+class _Message(MessagePassing):  # type: ignore[misc]
+    """The sum over neighbours of PaiNN (arXiv 2102.03150), divided by the root of their number."""
+
+    def __init__(self, hidden: int, vectors: int) -> None:
+        super().__init__(aggr="sum")
+        self.sizes = [hidden, vectors, vectors]
+        self.gate_1 = nn.Linear(hidden, hidden)
+        self.gate_2 = nn.Linear(hidden, sum(self.sizes))
+        self.filter = nn.Linear(_BUMPS, sum(self.sizes), bias=False)
+
+    def forward(self, s: Tensor, v: Tensor, edges: Tensor, basis: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """s (P, F), v (P, 3, V), edges (2, E), basis (E, bumps), direction (E, 3)."""
+        points, hidden = s.shape
+        gate = self.gate_2(F.silu(self.gate_1(s)))
+        sent = torch.cat([gate, v.flatten(1)], dim=1)
+        found = self.propagate(edges, sent=sent, filters=self.filter(basis), direction=direction, size=(points, points))
+        found = found * (points / max(1, edges.shape[1])) ** 0.5
+        return found[:, :hidden], found[:, hidden:].unflatten(1, (3, -1))
+
+    def message(self, sent_j: Tensor, filters: Tensor, direction: Tensor) -> Tensor:
+        """What flows along each edge, shape (E, F + 3 V)."""
+        gates = filters.shape[1]
+        number, along, step = torch.split(sent_j[:, :gates] * filters, self.sizes, dim=1)
+        v = sent_j[:, gates:].view(len(filters), 3, -1)
+        pulled = along[:, None, :] * v + step[:, None, :] * direction[:, :, None]
+        return torch.cat([number, pulled.flatten(1)], dim=1)
+
+
+class _Far(nn.Module):
+    """What points hear in the waves of the box; see the head of this module."""
+
+    def __init__(self, hidden: int, vectors: int, context_size: int, shells: int) -> None:
+        super().__init__()
+        size = vectors
+        self.size, self.shells = size, shells
+        self.numbers = nn.Linear(hidden, size)
+        self.vectors = nn.Linear(vectors, size, bias=False)
+        # How much each length of wave counts, for the numbers and the vectors that come back.
+        self.weights = nn.Linear(context_size, 2 * shells * size)
+        self.merge = nn.Linear(size, hidden, bias=False)
+        self.vector_merge = nn.Linear(size, vectors, bias=False)
+
+    def forward(self, s: Tensor, v: Tensor, context: Tensor, mask: Tensor, phases: _Phases) -> tuple[Tensor, Tensor]:
+        """s (P, F), v (P, 3, V) of all points, context (B, context_size), mask (B, N)."""
+        cos, sin, k = phases.cos, phases.sin, phases.directions
+        own = torch.cat([self.numbers(s)[:, None, :], self.vectors(v)], dim=1)
+        shown = own.new_zeros(*mask.shape, 4 * self.size)
+        shown[mask] = own.flatten(1)
+        # The transforms of the numbers and of the three components of the vectors, shape (B, M, 4, size).
+        parted = (len(mask), cos.shape[2], 4, self.size)
+        even, odd = ((waves.mT @ shown).view(parted) / phases.size[..., None].sqrt() for waves in (cos, sin))
+        along_even, along_odd = ((part[:, :, 1:] * k[None, :, :, None]).sum(dim=2) for part in (even, odd))
+        # Of u + i k w: e^{-i k x} has the imaginary part -sin.
+        real, imaginary = even[:, :, 0] + along_odd, along_even - odd[:, :, 0]
+        weights = self.weights(context).view(len(mask), 2, self.shells, self.size)[:, :, phases.shell]
+        scale = cos.shape[2] ** -0.5
+        parts = [scale * weights[:, i] * part for i in (0, 1) for part in (real, imaginary)]
+        number = cos @ parts[0] - sin @ parts[1]
+        pulls = [(k[None, :, :, None] * part[:, :, None, :]).flatten(2) for part in parts[2:]]
+        pulled = -(sin @ pulls[0] + cos @ pulls[1]).view(*mask.shape, 3, self.size)
+        return self.merge(number[mask]), self.vector_merge(pulled[mask])
+
+
+def periodic_edges(position: Tensor, mask: Tensor, neighbours: int, period: float) -> Tensor:
+    """Edges from each point's nearest neighbours in its own cloud, in whichever image of the box they are nearest, to the point.
+
+    Found by a tree on the CPU (scipy), in a time that is almost linear in the number of points.
+
+    Args:
+        position: in [0, period), shape (B, N, 3).
+        mask: true where there is a point, shape (B, N), bool.
+        neighbours: most neighbours of a point; a cloud of fewer other points is fully connected.
+        period: side of the box.
+
+    Returns:
+        Shape (2, E), int64: source and target, numbered over the valid points of all clouds in order.
+    """
+    places, valid = position.detach().cpu().double().numpy(), mask.cpu().numpy()
+    edges: list[npt.NDArray[np.int64]] = []
+    first = 0
+    for cloud, real in zip(places, valid, strict=True):
+        # Rounding takes tiny negative positions to the period itself, which is no place of the tree.
+        here = np.mod(cloud[real], period)
+        here[here >= period] = 0
+        count = len(here)
+        if count > 1:
+            nearest = cKDTree(here, boxsize=period).query(here, k=min(neighbours + 1, count))[1]
+            target = np.arange(count)
+            # The point itself is the nearest, but where several are in one place.
+            itself = nearest == target[:, None]
+            itself[~itself.any(axis=1), -1] = True
+            source = nearest[~itself].reshape(count, -1)
+            edges.append(first + np.stack([source.ravel(), np.repeat(target, source.shape[1])]))
+        first += count
+    found = np.concatenate(edges, axis=1) if edges else np.zeros((2, 0), np.int64)
+    return torch.from_numpy(found).to(position.device)
