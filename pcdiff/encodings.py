@@ -31,8 +31,8 @@ Function = Literal["standard", "log", "normal-score", "categorical", "periodic"]
 
 # More than these are no categories but numbers, and each costs a channel.
 _MOST_CATEGORIES = 100
-# Of the box, in the denoiser's units: at a log-SNR of -10 the noise has 1.2 times the box size, at 12 it has 2e-5 of it.
-_PERIOD = 125.0
+# Of the box, in the denoiser's units: at a log-SNR of -9 the noise has 0.9 times the box size, at 12 it has 2e-5 of it.
+_PERIOD = 100.0
 # Normal scores at which quantiles are kept, of which the last are those of one in 300,000.
 _SCORES = np.linspace(-4.5, 4.5, 361)
 # Beyond it single precision, in which ONNX files and arrays of several columns hold them, skips whole numbers.
@@ -142,7 +142,7 @@ class NormalScore:
 
 @dataclass(frozen=True)
 class Periodic:
-    """A position along an axis of a periodic box, in units of which the box has 125, whatever its size.
+    """A position along an axis of a periodic box, in units of which the box has 100, whatever its size.
 
     It is not standardised: on a circle there is neither a mean nor a scale but the box itself (:class:`pcdiff.torus.Torus`).
 

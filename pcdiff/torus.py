@@ -22,7 +22,7 @@ class Torus:
         -E[eps | x_t mod alpha P] / sigma
 
     is the score of the wrapped density, because the images of a point are summed over by the mean. At the largest noise the wrapped
-    normal distribution is uniform to 1e-12 (:class:`pcdiff.encodings.Periodic`).
+    normal distribution is uniform to 2e-7 (:class:`pcdiff.encodings.Periodic`).
 
     Attributes:
         positions: the channels of x, y and z.

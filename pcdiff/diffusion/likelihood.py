@@ -20,6 +20,9 @@ of the probes gives the error.
 
 On a grid it is the bound of DDPM (arXiv 2006.11239), larger, and it falls to the first as steps are added.
 
+**Periodic boxes.** Positions on a torus of period P (:class:`pcdiff.torus.Torus`) start from an even spread over alpha P in x_T, whose log p_T is
+-log(alpha P) an entry, and the prior term of the bound vanishes: noise of the size of the box leaves nothing to tell a position by.
+
 **Sets.** A cloud of n unordered points has the density n! p(x_1 ... x_n | n) p(n), whatever the order they are listed in.
 """
 
@@ -32,9 +35,10 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from pcdiff.diffusion.denoiser import Denoiser, DenoiserLike
+from pcdiff.diffusion.denoiser import Denoiser, DenoiserLike, Prediction
 from pcdiff.diffusion.divergence import DivergenceKind, divergence, probe
 from pcdiff.diffusion.grids import log_snr_grid
+from pcdiff.diffusion.heads import torus_head
 from pcdiff.diffusion.losses import noised
 from pcdiff.diffusion.samplers.base import predict
 
@@ -115,6 +119,24 @@ def log_likelihood(
     return Likelihood(stacked.mean(0), stacked.std(0) / math.sqrt(probes))
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Positions in a periodic box: how many entries of each cloud they are, shape (B,), and their period."""
+
+    entries: Tensor
+    period: float
+
+
+def _split(denoiser: DenoiserLike, x0: Tensor, mask: Tensor) -> tuple[Tensor, _Places | None]:
+    """1 where an entry is a number on a line, 0 where it is a position or padding, shape (B, N, F); and what is known of positions."""
+    numbers = mask[..., None].to(x0.dtype).expand(x0.shape)
+    head = torus_head(denoiser.heads) if isinstance(denoiser, Denoiser) else None
+    if head is None:
+        return numbers, None
+    kept = torch.ones(x0.shape[-1], dtype=x0.dtype, device=x0.device).index_fill(0, head.channels, 0)
+    return numbers * kept, _Places(mask.sum(1) * len(head.channels), head.period)
+
+
 def _solve(
     denoiser: DenoiserLike, x0: Tensor, mask: Tensor, cond: Tensor, steps: int, vectors: Tensor | None
 ) -> Tensor:
@@ -132,7 +154,12 @@ def _solve(
     x, change = odeint(slopes, start, schedule.log_snr(grid).to(x0.device), method="rk4")
     entries = (mask.sum(1) * x0.shape[2]).to(x0.dtype)
     r2 = float(last.r) ** 2
-    log_prior = -x[-1].square().sum((1, 2)) / (2 * r2) - entries / 2 * math.log(2 * math.pi * r2)
+    numbers, places = _split(denoiser, x0, mask)
+    log_prior = -(x[-1].square() * numbers).sum((1, 2)) / (2 * r2) - numbers.sum((1, 2)) / 2 * math.log(
+        2 * math.pi * r2
+    )
+    if places is not None:
+        log_prior = log_prior - places.entries * math.log(float(last.alpha) * places.period)
     log_p: Tensor = log_prior + change[-1] + entries * math.log(alpha)
     return log_p
 
@@ -167,7 +194,7 @@ def variational_bound(
     first, last = schedule.level(t_min), schedule.level(t_max)
     reconstruction = entries / 2 * (math.log(2 * math.pi * math.e) - first.log_snr.flatten())
     signal, spread = (last.alpha / last.r) ** 2, (last.sigma / last.r) ** 2
-    kl = (signal * x0.square() + spread - 1 - spread.log()) * mask[..., None]
+    kl = (signal * x0.square() + spread - 1 - spread.log()) * _split(denoiser, x0, mask)[0]
     prior = kl.sum((1, 2)) / 2
     if grid is None:
         terms = _continuous(denoiser, x0, mask, cond, draws, generator)
@@ -183,8 +210,11 @@ def _error2(
     """|eps - eps_hat|^2 of each cloud for one draw of the noise, shape (B,)."""
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device) * mask[..., None]
     x_t = noised(denoiser, x0, mask, t, noise)
-    error: Tensor = denoiser(x_t, t, mask, cond).eps - noise
-    return error.square().sum((1, 2))
+    prediction: Prediction = denoiser(x_t, t, mask, cond)
+    for head in denoiser.heads:
+        known = head.noise(noise[..., head.channels], prediction.level)
+        noise = noise.index_copy(-1, head.channels, known)
+    return (prediction.eps - noise * mask[..., None]).square().sum((1, 2))
 
 
 def _continuous(

@@ -75,6 +75,10 @@ def denoising_loss(
     level = prediction.level
     eps = noise * (given.sigma / level.sigma)
     target = (level.alpha * eps - level.sigma * x0) / level.r
+    for head in denoiser.heads:
+        channels = head.channels
+        known = head.noise(eps[..., channels], level)
+        target = target.index_copy(-1, channels, Prediction.of("epsilon", known, x_t[..., channels], level).output)
     return per_cloud(WEIGHTS[weight](level) * (prediction.output - target).square(), mask)
 
 

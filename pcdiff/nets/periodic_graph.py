@@ -35,7 +35,7 @@ from pcdiff.torus import Torus
 __all__ = ["PeriodicGraphNet", "periodic_edges"]
 
 # The functions of a distance: bumps even in its logarithm, between these ends in units of the denoiser.
-_BUMPS, _NEAREST, _FARTHEST = 20, 0.1, 62.5
+_BUMPS, _NEAREST, _FARTHEST = 20, 0.1, 50.0
 
 
 class PeriodicGraphNet(PeriodicNet):

@@ -40,7 +40,10 @@ def denoiser(value: Tensor | None = None, schedule=None, **about) -> Denoiser:
     """A number before and after three channels of a category."""
     value = torch.zeros(5, dtype=torch.float64) if value is None else value
     return Denoiser(
-        Answer(value), schedule or CosineSchedule(), head=CategoryHead(torch.tensor([1, 2, 3]), WORDS, SHARES), **about
+        Answer(value),
+        schedule or CosineSchedule(),
+        heads=[CategoryHead(torch.tensor([1, 2, 3]), WORDS, SHARES)],
+        **about,
     )
 
 
@@ -69,7 +72,7 @@ def test_without_a_word_of_the_net_it_is_exact_for_independent_categories(schedu
         Answer(torch.zeros(3, dtype=torch.float64)),
         schedule,
         parametrisation=parametrisation,
-        head=CategoryHead(torch.arange(3), WORDS, SHARES),
+        heads=[CategoryHead(torch.arange(3), WORDS, SHARES)],
     )
     cond = torch.zeros(8, 0, dtype=torch.float64)
     torch.testing.assert_close(plain(x_t, t, one, cond).x0, exact(x_t, t, one, cond).x0, rtol=1e-9, atol=1e-9)
