@@ -10,6 +10,8 @@ follows p(type, number of points, cloud features | all of these hold), with p th
   a thousandth of the training data. So all else is that of clouds whose z is off by 0.06 (root mean square), 12 GeV in the pT
   of gluon30-fast's jets around 1 TeV. Something of rank correlation r with the feature is smeared by 0.06 r of its own spread.
 
+A model that is a regression on the features takes a value as it is and draws the rest for it; no window is needed.
+
 Drawn again means: the clouds of a block that are not as asked for take, in their order, the further draws of the block that are. Which of these
 draws are computed together never changes, and neither does their rounding. So cloud i depends only on the seed, i and what is asked for.
 """
@@ -112,6 +114,8 @@ class Selection:
         # By column: 0 is the number of points, then follow the features.
         self._windows: dict[int, tuple[float, float]] = {}
         self._values: dict[int, float] = {}
+        # Those that the model itself takes, by the number of the feature.
+        self._given: dict[int, float] = {}
         chosen = list(range(max(1, len(types))))
         for name, value in asked.items():
             if name == "type":
@@ -142,6 +146,9 @@ class Selection:
         if high < known[0] or low > known[-1]:
             raise DataError(f"{asked}: lies outside of the training data, which cover {self._range(column)}")
         if isinstance(value, Real):
+            if np.any(known != np.rint(known)) and column and self._multiplicity.conditional:
+                self._given[column - 1] = low
+                return
             if np.any(known != np.rint(known)):
                 self._values[column] = low
                 low, high = _near(low, known)
@@ -189,7 +196,7 @@ class Selection:
     def _rows(self, uniform: Floats, normal: Floats) -> Floats:
         """Draws, shape (n, 2 + K): the type, the number of points, the K features."""
         types = self._types[np.searchsorted(self._cumulative, uniform, side="right")]
-        return np.column_stack([types, *self._multiplicity.draw(normal, types)]).astype(np.float64)
+        return np.column_stack([types, *self._multiplicity.draw(normal, types, self._given)]).astype(np.float64)
 
     def _met(self, rows: Floats) -> npt.NDArray[np.bool_]:
         """Which draws are in all windows, shape (n,)."""

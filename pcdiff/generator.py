@@ -233,7 +233,7 @@ class Generator:
             progress: called now and then with the number of clouds made since the last call.
 
         Yields:
-            Clouds in physical units, in order, the constituents of a jet by falling pT.
+            Clouds in physical units, in order, the constituents of a jet by falling pT, halos by falling mass.
 
         Raises:
             PcdiffError: a setting is out of range, or the net's output is not finite.
@@ -389,7 +389,10 @@ class Generator:
 
     @property
     def _falling(self) -> int | None:
-        """Which channel the constituents of a jet fall in, where they have one."""
+        """Which channel points fall in, where they have one: constituents in pT, halos in mass."""
+        channels = self.transform.channels
+        if self.transform.schema.kind == "halos" and "log10_mass" in channels:
+            return channels.index("log10_mass")
         found = leading_scale(self.transform.points) if self.transform.schema.kind == "jets" else None
         return None if found is None else found[0]
 

@@ -35,12 +35,21 @@ from pcdiff.errors import ConfigError
 from pcdiff.flows import RealNVP, fit_flow, invert_flow
 from pcdiff.seeds import Purpose, stream
 
-__all__ = ["Draw", "EmpiricalMultiplicity", "FlowMultiplicity", "Multiplicity", "build_multiplicity"]
+__all__ = [
+    "KNOTS",
+    "ROWS",
+    "Draw",
+    "EmpiricalMultiplicity",
+    "FlowMultiplicity",
+    "Multiplicity",
+    "build_multiplicity",
+    "quiet",
+]
 
 # Knots of a stored quantile function.
-_KNOTS = 1025
+KNOTS = 1025
 # Most rows of a type in the empirical model: more add megabytes to the generator and nothing that can be seen.
-_ROWS = 20_000
+ROWS = 20_000
 # Uniforms are kept this far from 0 and 1, where the normal quantile is infinite.
 _EDGE = 1e-6
 # The integrals over the normal score of the number of points: between these bounds, beyond which lies 2e-9 of a normal,
@@ -54,7 +63,7 @@ Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Number of points (n,) and cloud features (n, K) in physical units."""
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """No progress to show."""
 
 
@@ -65,6 +74,8 @@ class Multiplicity(nn.Module, ABC):
     """
 
     features: int
+    conditional = False
+    """Whether features can be given to :meth:`draw`, which then draws all else as it is for these."""
 
     @abstractmethod
     def fit(
@@ -73,13 +84,19 @@ class Multiplicity(nn.Module, ABC):
         features: npt.NDArray[Any],
         types: npt.NDArray[np.int64],
         seed: int,
-        progress: Callable[[], None] = _quiet,
+        progress: Callable[[], None] = quiet,
     ) -> None:
         """Learn from clouds: ``counts`` (n,), ``features`` (n, K), ``types`` (n,); ``progress`` is called at each step."""
 
     @abstractmethod
-    def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
-        """Values for standard normal noise."""
+    def draw(
+        self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64], given: Mapping[int, float] | None = None
+    ) -> Draw:
+        """Values for standard normal noise.
+
+        Args:
+            given: values of some features, by their number; only where the model is :attr:`conditional`.
+        """
 
     @abstractmethod
     def quantiles(self, column: int) -> npt.NDArray[np.float64]:
@@ -109,6 +126,10 @@ def build_multiplicity(config: MultiplicityConfig, features: int, types: int) ->
     """The model that a config names, for K ``features`` and that many ``types``."""
     if config.kind == "flow":
         return FlowMultiplicity(config, features, types)
+    if config.kind == "regression":
+        from pcdiff.count_regression import RegressionMultiplicity
+
+        return RegressionMultiplicity(features, types)
     return EmpiricalMultiplicity(features)
 
 
@@ -120,26 +141,26 @@ class _Marginal(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("knots", torch.zeros(_KNOTS, dtype=torch.float64))
+        self.register_buffer("knots", torch.zeros(KNOTS, dtype=torch.float64))
         # Whether all values were whole numbers: then those between them are none.
         self.register_buffer("whole", torch.zeros((), dtype=torch.bool))
 
     def fit(self, values: npt.NDArray[Any]) -> None:
         self.whole.fill_(bool(np.all(values == np.rint(values))))
-        self.knots.copy_(torch.from_numpy(np.quantile(values.astype(np.float64), np.linspace(0, 1, _KNOTS))))
+        self.knots.copy_(torch.from_numpy(np.quantile(values.astype(np.float64), np.linspace(0, 1, KNOTS))))
 
     def forward(self, values: npt.NDArray[Any], unit: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         knots = self.knots.numpy()
-        levels = np.linspace(0, 1, _KNOTS)
+        levels = np.linspace(0, 1, KNOTS)
         # Where the quantile function is flat (repeated values), any level of the flat part will do: draw one.
         low = np.interp(values, knots, levels)
-        left = levels[np.searchsorted(knots, values, side="left").clip(0, _KNOTS - 1)]
-        right = levels[(np.searchsorted(knots, values, side="right") - 1).clip(0, _KNOTS - 1)]
+        left = levels[np.searchsorted(knots, values, side="left").clip(0, KNOTS - 1)]
+        right = levels[(np.searchsorted(knots, values, side="right") - 1).clip(0, KNOTS - 1)]
         spread = np.where(right > left, left + (right - left) * unit, low)
         return np.asarray(special.ndtri(np.clip(spread, _EDGE, 1 - _EDGE)))
 
     def inverse(self, normals: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        values = np.interp(special.ndtr(normals), np.linspace(0, 1, _KNOTS), self.knots.numpy())
+        values = np.interp(special.ndtr(normals), np.linspace(0, 1, KNOTS), self.knots.numpy())
         return np.rint(values) if self.whole else values
 
 
@@ -211,7 +232,7 @@ class FlowMultiplicity(Multiplicity):
         features: npt.NDArray[Any],
         types: npt.NDArray[np.int64],
         seed: int,
-        progress: Callable[[], None] = _quiet,
+        progress: Callable[[], None] = quiet,
     ) -> None:
         self.counts.fit(counts)
         for k, marginal in enumerate(self.marginals):
@@ -236,7 +257,12 @@ class FlowMultiplicity(Multiplicity):
         return np.stack(columns, axis=1)
 
     @torch.inference_mode()
-    def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
+    def draw(
+        self,
+        normals: npt.NDArray[Any],
+        types: npt.NDArray[np.int64],
+        given: Mapping[int, float] | None = None,  # noqa: ARG002
+    ) -> Draw:
         noise = torch.from_numpy(np.asarray(normals, np.float32))
         z = invert_flow(self.flow, noise, self._context(types)).numpy().astype(np.float64)
         features = [marginal.inverse(z[:, 1 + k]) for k, marginal in enumerate(self.marginals)]
@@ -244,7 +270,7 @@ class FlowMultiplicity(Multiplicity):
         return counts, np.stack(features, axis=1) if features else np.zeros((len(counts), 0))
 
     def quantiles(self, column: int) -> npt.NDArray[np.float64]:
-        scores = special.ndtri(np.linspace(0, 1, _KNOTS))
+        scores = special.ndtri(np.linspace(0, 1, KNOTS))
         found = self.marginals[column - 1].inverse(scores) if column else self.counts.inverse(scores)
         return found.astype(np.float64)
 
@@ -303,16 +329,21 @@ class EmpiricalMultiplicity(Multiplicity):
         features: npt.NDArray[Any],
         types: npt.NDArray[np.int64],
         seed: int,
-        progress: Callable[[], None] = _quiet,
+        progress: Callable[[], None] = quiet,
     ) -> None:
         rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
         # Of each type by itself, so that a rare one keeps its rows.
-        order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:_ROWS] for kind in np.unique(types)])
+        order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:ROWS] for kind in np.unique(types)])
         self.rows = torch.from_numpy(np.column_stack([counts[order], features[order]]).astype(np.float64))
         self.row_types = torch.from_numpy(types[order])
         progress()
 
-    def draw(self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64]) -> Draw:
+    def draw(
+        self,
+        normals: npt.NDArray[Any],
+        types: npt.NDArray[np.int64],
+        given: Mapping[int, float] | None = None,  # noqa: ARG002
+    ) -> Draw:
         sorted_types = self.row_types.numpy()
         first = np.searchsorted(sorted_types, types, side="left")
         last = np.searchsorted(sorted_types, types, side="right")
@@ -323,7 +354,7 @@ class EmpiricalMultiplicity(Multiplicity):
 
     def quantiles(self, column: int) -> npt.NDArray[np.float64]:
         values = self.rows.numpy()[:, column]
-        found: npt.NDArray[np.float64] = np.quantile(values, np.linspace(0, 1, _KNOTS))
+        found: npt.NDArray[np.float64] = np.quantile(values, np.linspace(0, 1, KNOTS))
         return np.rint(found) if np.all(values == np.rint(values)) else found
 
     def log_count(

@@ -265,7 +265,9 @@ class Transform:
         parts = np.split(points, ends[:-1], axis=1)
         named = list(zip(self.points, parts, strict=True))
         columns: dict[str, npt.NDArray[Any]] = {
-            encoding.name: encoding.inverse(part[:, 0]) for encoding, part in named if isinstance(encoding, Scale)
+            encoding.name: encoding.inverse(part[:, 0])
+            for encoding, part in named
+            if not isinstance(encoding, Categories)
         }
         if self.combinations is not None:
             together = np.concatenate([part for encoding, part in named if isinstance(encoding, Categories)], axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal, get_args, get_origin
 
-__all__ = ["OneOf", "count", "count_or_all", "length_or_all", "window"]
+__all__ = ["OneOf", "count", "count_or_all", "length_or_all", "window", "window_or_value"]
 
 
 class OneOf:
@@ -63,4 +63,15 @@ def window(text: str) -> tuple[float, float]:
         low, high = map(float, text.split(":"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected LOW:HIGH, for example 800:1600") from None
+    return low, high
+
+
+def window_or_value(text: str) -> tuple[float, float]:
+    """Both ends of LOW:HIGH, or a value twice."""
+    try:
+        low, high = map(float, text.split(":") if ":" in text else (text, text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected a value, or LOW:HIGH, for example 0.1:0.5"
+        ) from None
     return low, high

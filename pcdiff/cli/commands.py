@@ -255,6 +255,15 @@ def make_jets(args: argparse.Namespace) -> None:
     _say(str(make_jets(output, process=args.process, count=args.count, **chosen)))
 
 
+def make_halos(args: argparse.Namespace) -> None:
+    """``pcdiff data make halos_pm``"""
+    from pcdiff.data import make_halos
+
+    output = args.output if "output" in args else Path("data", f"halos_pm_{args.count}.hdf5")
+    chosen = _given(args, "seed", "omega_m", "sigma_8", "steps", "refinement", "workers")
+    _say(str(make_halos(output, count=args.count, **chosen)))
+
+
 def make_toy(args: argparse.Namespace) -> None:
     """``pcdiff data make toy``"""
     from pcdiff.data import toy

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
-from pcdiff.cli.arguments import OneOf, count, count_or_all, length_or_all, window
+from pcdiff.cli.arguments import OneOf, count, count_or_all, length_or_all, window, window_or_value
 from pcdiff.errors import suggest
 
 __all__ = ["build_parser", "parse"]
@@ -355,6 +355,26 @@ def _add_data(names: Any) -> None:
     jets.add_argument("--labels", action="store_true", help="store charge and class of each constituent")
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
     jets.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
+
+    halos = _command(
+        made,
+        "halos_pm",
+        commands.make_halos,
+        "simulate halo catalogues with a particle mesh",
+        "pcdiff.data.make_halos",
+    )
+    halos.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of boxes")
+    halos.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/halos_pm_N.hdf5 when absent")
+    halos.add_argument(
+        "--omega-m", metavar="LOW:HIGH", type=window_or_value, help="window of Omega_m, or one value for all boxes"
+    )
+    halos.add_argument(
+        "--sigma-8", metavar="LOW:HIGH", type=window_or_value, help="window of sigma_8, or one value for all boxes"
+    )
+    halos.add_argument("--steps", metavar="STEPS", type=count, help="steps of the simulation")
+    halos.add_argument("--refinement", metavar="N", type=count, help="mesh cells along a side for each particle")
+    halos.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same boxes")
+    halos.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
 
     toy = _command(made, "toy", commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy")
     toy.add_argument(

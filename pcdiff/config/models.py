@@ -142,6 +142,18 @@ class ScheduleConfig(Section):
     beta_last: Real = Field(default=0.02, gt=0, lt=1)
     """Share of noise in the chain's last step; read by the kind `ddpm` only."""
 
+    log_snr_max: Real = Field(default=12.0, gt=0, le=12)
+    """Log-SNR at which diffusion begins and sampling ends; read by all kinds but `ddpm` and `learned`. 12 is noise of 0.0025 of the data's scale, 8
+    of 0.018: enough where data have no finer structure."""
+
+    @field_validator("log_snr_max")
+    @classmethod
+    def _of_free_ends(cls, value: float, info: ValidationInfo) -> float:
+        kind = info.data.get("kind")
+        if kind in ("ddpm", "learned") and value != cls.model_fields["log_snr_max"].default:
+            raise mistake(value, f"another kind with this key than {kind}")
+        return value
+
     @field_validator("steps", "beta_first", "beta_last")
     @classmethod
     def _of_the_chain(cls, value: float, info: ValidationInfo) -> float:
@@ -220,8 +232,9 @@ class TrainingConfig(Section):
 
 
 class MultiplicityConfig(Section):
-    kind: Literal["flow", "empirical"] = "flow"
-    """Normalising flow of (number of points, cloud features | type), or a draw from the training clouds' own values."""
+    kind: Literal["flow", "regression", "empirical"] = "flow"
+    """Normalising flow of (number of points, cloud features | type); a polynomial regression of the number of points on the features, for features that
+    were designed, such as universes; or a draw from the training clouds' own values."""
     coupling: Literal["spline", "affine"] = "spline"
     """The flow's transforms: a neural spline flow, or RealNVP, which needs at least one cloud feature."""
     layers: Whole = Field(default=3, ge=1)

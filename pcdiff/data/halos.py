@@ -50,6 +50,7 @@ class HaloRecipe:
     seed: int
     omega_m: tuple[float, float]
     sigma_8: tuple[float, float]
+    shard_size: int
     mesh: Mesh = field(default_factory=Mesh)
 
     def __post_init__(self) -> None:
@@ -66,11 +67,11 @@ class HaloRecipe:
 
     @property
     def shards(self) -> int:
-        return math.ceil(self.count / _SHARD)
+        return math.ceil(self.count / self.shard_size)
 
     def size(self, shard: int) -> int:
         """Number of boxes in a shard: the last one may be smaller."""
-        return min(_SHARD, self.count - shard * _SHARD)
+        return min(self.shard_size, self.count - shard * self.shard_size)
 
     def cosmologies(self) -> list[Cosmology]:
         """That of each box: a Latin hypercube of the windows, in which each parameter falls once into each of ``count`` equal parts."""
@@ -135,6 +136,7 @@ def make_halos(
         seed=seed,
         omega_m=(float(omega_m[0]), float(omega_m[1])),
         sigma_8=(float(sigma_8[0]), float(sigma_8[1])),
+        shard_size=_SHARD,
         mesh=Mesh(steps=steps, refinement=refinement),
     )
     for module in ("colossus", "numba"):
@@ -145,7 +147,7 @@ def make_halos(
 def _shard(recipe: HaloRecipe, shard: int) -> PointClouds:
     """Make the boxes of one shard."""
     universes = recipe.cosmologies()
-    first = shard * _SHARD
+    first = shard * recipe.shard_size
     return PointClouds.concatenate(
         [_box(recipe, universes[box], box) for box in range(first, first + recipe.size(shard))]
     )

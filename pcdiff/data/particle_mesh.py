@@ -39,6 +39,7 @@ __all__ = [
     "Groups",
     "Mesh",
     "evolve",
+    "fall",
     "friends_of_friends",
 ]
 
@@ -148,6 +149,11 @@ class Mesh:
         """Mean distance of particles in Mpc/h."""
         return self.box_size / self.particles
 
+    def lattice(self) -> Singles:
+        """Where particles are before they are displaced, in Mpc/h, shape (P, 3)."""
+        side = (np.arange(self.particles, dtype=np.float32) + np.float32(0.5)) * np.float32(self.spacing)
+        return np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+
     def particle_mass(self, cosmology: Cosmology) -> float:
         """In Msun/h."""
         return CRITICAL_DENSITY * cosmology.omega_m * self.spacing**3
@@ -155,17 +161,25 @@ class Mesh:
 
 def evolve(mesh: Mesh, cosmology: Cosmology, seed: np.random.SeedSequence) -> tuple[Singles, Singles]:
     """Particles at a = 1: positions in [0, box size) in Mpc/h and peculiar velocities in km/s, shape (P, 3) each."""
-    kernels = optional("pcdiff.data.mesh_kernels", "halos")
     first, second = _displacements(mesh, cosmology.power(), np.random.default_rng(seed))
+    return fall(mesh, cosmology, first, second)
+
+
+def fall(mesh: Mesh, cosmology: Cosmology, first: Singles, second: Singles) -> tuple[Singles, Singles]:
+    """The same for a lattice that is displaced.
+
+    Args:
+        first, second: displacements of first and second order today, in Mpc/h, shape (P, 3) each; what they are multiplied by,
+            :class:`Cosmology` says.
+    """
+    kernels = optional("pcdiff.data.mesh_kernels", "halos")
     start, length = mesh.start, np.float32(mesh.box_size)
-    lattice = (np.arange(mesh.particles, dtype=np.float32) + np.float32(0.5)) * np.float32(mesh.spacing)
-    x = np.stack(np.meshgrid(lattice, lattice, lattice, indexing="ij"), axis=-1).reshape(-1, 3)
+    x = mesh.lattice()
     x += np.float32(cosmology.growth(start)) * first + np.float32(cosmology.second_growth(start)) * second
     slopes = cosmology.growth_slope(start), cosmology.second_growth_slope(start)
     p = np.float32(start**3 * cosmology.expansion(start)) * (
         np.float32(slopes[0]) * first + np.float32(slopes[1]) * second
     )
-    del first, second
 
     cells = mesh.particles * mesh.refinement
     waves, squared = _waves(cells, mesh.box_size)

@@ -42,7 +42,7 @@ from pcdiff.diffusion.heads import torus_head
 from pcdiff.diffusion.losses import noised
 from pcdiff.diffusion.samplers.base import predict
 
-__all__ = ["Bound", "Likelihood", "log_factorial", "log_likelihood", "variational_bound"]
+__all__ = ["Bound", "Likelihood", "log_factorial", "log_likelihood", "squared_error", "variational_bound"]
 
 
 @dataclass(frozen=True)
@@ -204,17 +204,22 @@ def variational_bound(
     return Bound(reconstruction, prior, terms.sum(0), terms.square().sum(0).sqrt())
 
 
-def _error2(
-    denoiser: Denoiser, x0: Tensor, mask: Tensor, cond: Tensor, t: Tensor, generator: torch.Generator
-) -> Tensor:
-    """|eps - eps_hat|^2 of each cloud for one draw of the noise, shape (B,)."""
-    noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device) * mask[..., None]
+def squared_error(denoiser: Denoiser, x0: Tensor, mask: Tensor, cond: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """|eps - eps_hat|^2 of each cloud, shape (B,), for noise (B, N, F) that is zero at padding, at times (B,)."""
     x_t = noised(denoiser, x0, mask, t, noise)
     prediction: Prediction = denoiser(x_t, t, mask, cond)
     for head in denoiser.heads:
         known = head.noise(noise[..., head.channels], prediction.level)
         noise = noise.index_copy(-1, head.channels, known)
     return (prediction.eps - noise * mask[..., None]).square().sum((1, 2))
+
+
+def _drawn_error(
+    denoiser: Denoiser, x0: Tensor, mask: Tensor, cond: Tensor, t: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The squared error for one draw of the noise, shape (B,)."""
+    noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device) * mask[..., None]
+    return squared_error(denoiser, x0, mask, cond, t, noise)
 
 
 def _continuous(
@@ -230,7 +235,7 @@ def _continuous(
         unit = (shift + k / draws) % 1
         t = schedule.time(high + (low - high) * unit).clamp(schedule.t_min, schedule.t_max).to(x0.device)
         # int (-log_snr') dt is int d(log_snr): the weight is the same at each log-SNR.
-        terms.append((high - low) / 2 * _error2(denoiser, x0, mask, cond, t, generator))
+        terms.append((high - low) / 2 * _drawn_error(denoiser, x0, mask, cond, t, generator))
     return torch.stack(terms)
 
 
@@ -242,7 +247,7 @@ def _chain(
     weights = torch.expm1(log_snr.diff()) / 2
     return torch.stack(
         [
-            float(weight) * _error2(denoiser, x0, mask, cond, x0.new_full((len(x0),), float(t)), generator)
+            float(weight) * _drawn_error(denoiser, x0, mask, cond, x0.new_full((len(x0),), float(t)), generator)
             for weight, t in zip(weights, grid, strict=False)
         ]
     )

@@ -31,8 +31,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from pcdiff.config import ScheduleConfig
-from pcdiff.diffusion.schedule.base import Level, Schedule, VPSchedule
+from pcdiff.diffusion.schedule.base import LOG_SNR_MAX, Level, Schedule, VPSchedule
 from pcdiff.diffusion.schedule.other import (
     EDMSchedule,
     RectifiedSchedule,
@@ -80,4 +82,7 @@ def build_schedule(config: ScheduleConfig) -> Schedule:
         "rectified-sqrt": SqrtRectifiedSchedule,
         "learned": LearnedSchedule,
     }
-    return kinds[config.kind]()
+    schedule = kinds[config.kind]()
+    if config.log_snr_max < LOG_SNR_MAX:
+        schedule.t_min = float(schedule.time(torch.tensor(config.log_snr_max, dtype=torch.float64)))
+    return schedule
