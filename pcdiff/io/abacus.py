@@ -11,6 +11,7 @@ The folder ``halo_info``, or its first file, stands for all slabs, for one alone
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ _CENTERS = ("com", "L2com")
 
 # Blosc shrinks physics by less than 100.
 _MOST_COMPRESSED = 1000
+
+# A block of an ASDF file: a mark and the length of the header, then flags, compression, bytes reserved, used and once unpacked.
+_MARK, _BLOCK = b"\xd3BLK", struct.Struct(">4sH I4sQQQ")
+_LONGEST_TREE = 1 << 24
 
 
 def _fits(path: Path) -> bool:
@@ -59,12 +64,38 @@ def _slabs(path: Path) -> list[Path]:
     return slabs
 
 
+def _check_blocks(path: Path) -> None:
+    """Refuse a file that ends within a block, or a block that says it unpacks to more than one of its size can."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        place = stream.read(_LONGEST_TREE).find(_MARK)
+        if place < 0:
+            raise DataError(f"{path}: found no block of data, expected a whole ASDF file")
+        while True:
+            stream.seek(place)
+            head = stream.read(_BLOCK.size)
+            if not head.startswith(_MARK):
+                break
+            begins = place + len(_MARK) + 2
+            if len(head) == _BLOCK.size:
+                _, length, _, _, reserved, used, unpacked = _BLOCK.unpack(head)
+                place = begins + length + reserved
+            if len(head) < _BLOCK.size or place > size:
+                raise DataError(f"{path}: ends within a block of data, at {size} bytes: it is cut short")
+            if unpacked > _MOST_COMPRESSED * max(used, 1):
+                raise DataError(
+                    f"{path}: a block of {used} bytes declares {unpacked} bytes unpacked; expected at most {_MOST_COMPRESSED} "
+                    "times as many: is it damaged?"
+                )
+
+
 def _header(slabs: list[Path], columns: tuple[str, ...]) -> dict[str, float]:
     """What the header says, after a look at what each file declares to hold."""
     asdf = optional("asdf", "abacus")
     optional("abacusnbody.data.compaso_halo_catalog", "abacus")
     header: dict[str, Any] = {}
     for slab in slabs:
+        _check_blocks(slab)
         try:
             with asdf.open(slab, lazy_load=True) as file:
                 tree, data = file.tree, file.tree["data"]

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -295,9 +294,15 @@ def _writers(target: Path, name: str | None) -> list[Format]:
 
 
 def _first_kind(pieces: Iterator[PointClouds]) -> tuple[Kind, Iterator[PointClouds]]:
-    """The kind of the first piece, and all pieces; the first is let go once it was taken."""
-    first = next(pieces)
-    return first.schema.kind, chain((first,), pieces)
+    """The kind of the first piece, and all pieces."""
+    ahead = [next(pieces)]
+
+    def all_pieces() -> Iterator[PointClouds]:
+        # The first is let go once it was taken.
+        yield ahead.pop()
+        yield from pieces
+
+    return ahead[0].schema.kind, all_pieces()
 
 
 def _for_kind(writers: list[Format], kind: Kind) -> Format:

@@ -109,7 +109,9 @@ def _layout(path: Path, mass: str, box_size: float | None) -> _Layout:
     columns: dict[str, int] = {}
     for feature, name in {**{name: name for name in (*POSITION, *VELOCITY)}, "mass": mass}.items():
         if name.lower() not in lower:
-            raise DataError(f"{path}: no column {name!r} in the header; {suggest(name, names)}")
+            raise DataError(
+                f"{path}: no column {name!r} in the header, in upper or lower case; {suggest(name.lower(), lower)}"
+            )
         columns[feature] = names.index(name) if name in names else lower[name.lower()]
     columns |= {feature: lower[name] for feature, name in (("parent", "pid"), ("scale", "scale")) if name in lower}
     if box_size is not None and "box_size" in stated:
