@@ -180,7 +180,10 @@ def numbers(file: h5py.File, name: str, key: str) -> npt.NDArray[np.float64]:
     """
     found = _attribute(file, name, key)
     try:
-        return np.atleast_1d(np.asarray(found).astype(np.float64))
+        values = np.asarray(found).astype(np.float64).reshape(-1)
+        if values.size == 0:
+            raise ValueError("empty")
+        return values
     except (TypeError, ValueError) as error:
         raise DataError(f"{file.filename}: attribute {key!r}{_of(name)} holds {found!r}, expected a number") from error
 

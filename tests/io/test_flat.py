@@ -152,12 +152,14 @@ def test_numbers_in_attributes(tmp_path: Path, refused: Callable[..., None]) -> 
         file.attrs["name"] = "box"
         file.create_group("Header").attrs["BoxSize"] = [75000.0]
         file["data"] = [1.0]
+        file.attrs["empty"] = np.zeros(0)
     with hdf5.opened(path) as file:
         assert hdf5.numbers(file, "", "redshift").tolist() == [0.5]
         assert hdf5.numbers(file, "Header", "BoxSize").tolist() == [75000]
         assert hdf5.text(file, "", "name") == "box"
         for call, *keys in (
             (lambda: hdf5.numbers(file, "", "name"), "'name'", "'box'"),
+            (lambda: hdf5.numbers(file, "", "empty"), "'empty'", "expected a number"),
             (lambda: hdf5.numbers(file, "Header", "Boxsize"), "'Boxsize' of 'Header'", "did you mean 'BoxSize'"),
             (lambda: hdf5.numbers(file, "Headers", "BoxSize"), "'Headers'", "did you mean 'Header'"),
             (lambda: hdf5.numbers(file, "data", "BoxSize"), "'data'"),
