@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # azula, which samplers are compared with, asks for packages that only its plugins need.
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --group dev --editable ".[pythia]"
+	$(INSTALL) --group dev --editable ".[pythia,halos,abacus]"
 	$(INSTALL) --no-deps azula
 	@touch $@
 

@@ -21,7 +21,7 @@ import vector
 
 from pcdiff import kinematics
 from pcdiff.errors import DataError
-from pcdiff.schema import Schema
+from pcdiff.schema import POSITION, Schema
 
 __all__ = ["PointClouds", "offsets_of"]
 
@@ -353,7 +353,7 @@ class PointClouds:
 
         Raises:
             DataError: a value is not finite, a pT, momentum fraction or energy is negative, a number stands for none of
-                its categories, or a cloud has no points.
+                its categories, a halo lies outside its box, or a cloud has no points.
         """
         levels = (("point", self._columns, self.schema.points), ("cloud", self._features, self.schema.clouds))
         for level, columns, features in levels:
@@ -379,6 +379,8 @@ class PointClouds:
                             f"{where}: {level} feature {name!r} is {values[at]} in cloud {self._cloud_of(level, at)}; "
                             f"expected 0 to {len(feature.categories) - 1} for {', '.join(feature.categories)}"
                         )
+        if self.schema.kind == "halos" and "box_size" in self._features:
+            self._require_inside(where)
         empty = self.counts == 0
         if empty.any():
             raise DataError(
@@ -387,6 +389,23 @@ class PointClouds:
                 "(command line: --option drop_empty=true)"
             )
         return self
+
+    def _require_inside(self, where: str) -> None:
+        """Refuse halos that do not lie in [0, box_size)."""
+        box = self._features["box_size"]
+        if np.any(box <= 0):
+            at = int(np.argmax(box <= 0))
+            raise DataError(f"{where}: cloud feature 'box_size' is {box[at]} in cloud {at}; expected a number above 0")
+        sides = np.repeat(box, self.counts)
+        for name in (name for name in POSITION if name in self._columns):
+            values = self._columns[name]
+            outside = (values < 0) | (values >= sides)
+            if outside.any():
+                at = int(np.argmax(outside))
+                raise DataError(
+                    f"{where}: point feature {name!r} is {values[at]} in cloud {self._cloud_of('point', at)}, and {int(outside.sum())} "
+                    f"of {len(values)} values are outside; expected 0 to below the box size {sides[at]} (Mpc/h)"
+                )
 
     def _cloud_of(self, level: str, at: int) -> int:
         return at if level == "cloud" else int(np.searchsorted(self._offsets, at, side="right") - 1)

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,14 @@ __all__ = [
 ]
 
 
-def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+def expand(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, folders: Collection[str] = ()
+) -> list[Path]:
     """Existing files from names and globs, in the order given, each glob sorted.
+
+    Args:
+        paths: names and globs.
+        folders: the names of folders that are taken as files are, because they are one data set.
 
     Raises:
         DataError: a file does not exist, is a folder, or a glob matches nothing.
@@ -42,13 +48,13 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     for given in names:
         name = os.fspath(given)
         path = Path(name).expanduser()
-        if path.is_file():
+        if path.is_file() or (path.is_dir() and path.name in folders):
             found.append(path)
         elif path.is_dir():
             raise DataError(f"{name}: is a folder, expected a file or a glob such as {name.rstrip('/')}/*.root")
         elif glob.has_magic(name):
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-            files = [match for match in matches if match.is_file()]
+            files = [match for match in matches if match.is_file() or (match.is_dir() and match.name in folders)]
             if not files:
                 raise DataError(f"{name}: no file matches this pattern")
             found += files

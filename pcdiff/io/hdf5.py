@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ import numpy.typing as npt
 
 from pcdiff.errors import DataError, suggest
 
-__all__ = ["created", "dataset", "exists", "opened", "rows"]
+__all__ = ["COMPRESSION", "append", "created", "dataset", "exists", "numbers", "opened", "rows", "text"]
 
 # Deflate, the strongest filter in common use, shrinks a constant by a factor of 1,030; physics by less than 100.
 _MOST_COMPRESSED = 1000
+
+COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+"""How pcdiff stores datasets: small, and with checksums that damage does not pass."""
+
+_CHUNK_ROWS, _CHUNK_BYTES = 1 << 14, 1 << 20
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 
@@ -160,6 +165,73 @@ def rows(found: h5py.Dataset, start: int, stop: int, field: str = "") -> npt.NDA
             f"{found.file.filename}: dataset {found.name.lstrip('/')!r} cannot be read ({_reason(error)}); "
             "the file is damaged"
         ) from error
+
+
+def numbers(file: h5py.File, name: str, key: str) -> npt.NDArray[np.float64]:
+    """An attribute that holds one or several numbers, also where they are stored as text: shape (k,).
+
+    Args:
+        file: from :func:`opened`.
+        name: the group that has the attribute; "" for the file itself.
+        key: name of the attribute.
+
+    Raises:
+        DataError: there is no such group or attribute (the message suggests the nearest name), or it holds no numbers.
+    """
+    found = _attribute(file, name, key)
+    try:
+        values = np.asarray(found).astype(np.float64).reshape(-1)
+        if values.size == 0:
+            raise ValueError("empty")
+        return values
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file.filename}: attribute {key!r}{_of(name)} holds {found!r}, expected a number") from error
+
+
+def text(file: h5py.File, name: str, key: str) -> str:
+    """An attribute that holds text; otherwise as :func:`numbers`."""
+    found = _attribute(file, name, key)
+    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+
+def _attribute(file: h5py.File, name: str, key: str) -> Any:
+    holder: Any = file
+    if name and (not exists(file, name) or not isinstance(holder := file[name], h5py.Group)):
+        raise DataError(f"{file.filename}: no group {name!r} in the file; {suggest(name, file.keys())}")
+    try:
+        if key not in holder.attrs:
+            raise DataError(f"{file.filename}: no attribute {key!r}{_of(name)}; {suggest(key, holder.attrs.keys())}")
+        return holder.attrs[key]
+    except _DAMAGE as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file.filename}: attribute {key!r}{_of(name)} cannot be read ({_reason(error)})") from error
+
+
+def _of(group: str) -> str:
+    return f" of {group!r}" if group else ""
+
+
+def append(file: h5py.File, name: str, values: npt.NDArray[Any]) -> None:
+    """Add rows to a dataset, which the first makes; a later row that is longer widens it."""
+    if name not in file:
+        row = values.itemsize * int(np.prod(values.shape[1:]))
+        most = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row)))
+        # A power of two, as are the pieces of a generator: then no chunk is compressed a second time for its other half.
+        rows = 1 << (most.bit_length() - 1)
+        file.create_dataset(
+            name,
+            data=values,
+            maxshape=(None,) * values.ndim,
+            chunks=(rows, *(max(1, length) for length in values.shape[1:])),
+            **COMPRESSION,
+        )
+        return
+    found = file[name]
+    old = len(found)
+    wide = values.shape[1:] if values.ndim < 3 else (max(found.shape[1], values.shape[1]), values.shape[2])
+    found.resize((old + len(values), *wide))
+    found[(slice(old, None), *(slice(length) for length in values.shape[1:]))] = values
 
 
 @contextmanager

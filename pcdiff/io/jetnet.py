@@ -40,9 +40,6 @@ _POINTS = ("etarel", "phirel", "ptrel")
 _CLOUDS = ("pt", "eta", "mass", "num_constituents")
 _ABOUT = "pcdiff/about"
 
-_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
-_CHUNK_ROWS, _CHUNK_BYTES = 1 << 14, 1 << 20
-
 
 @dataclass(frozen=True)
 class _Layout:
@@ -204,16 +201,10 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
         size: N, the number of constituents that a row has room for; by default that of the largest jet.
 
     Raises:
-        DataError: the clouds are no jets, a jet has more than ``size`` constituents, or the columns do not give what JetNet
-            stores.
+        DataError: a jet has more than ``size`` constituents, or the columns do not give what JetNet stores.
     """
     with hdf5.created(path) as file:
         for number, piece in enumerate(pieces):
-            if piece.schema.kind != "jets":
-                raise DataError(
-                    f"{path}: found {piece.schema.kind}, expected jets, which is all that JetNet HDF5 holds; "
-                    "write .root or .parquet"
-                )
             largest = int(piece.counts.max(initial=0))
             if size is not None and largest > size:
                 raise DataError(f"{path}: a jet has {largest} constituents, expected at most size={size}")
@@ -223,14 +214,14 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
                 about = Stored.of(piece, metadata).dumps()
                 # A dataset, because HDF5 attributes end at 64 kB.
                 file.create_dataset(_ABOUT, data=np.bytes_(about.encode("ascii")))
-            _append(file, _PARTICLES, particles)
-            _append(file, _JETS, jets)
+            hdf5.append(file, _PARTICLES, particles)
+            hdf5.append(file, _JETS, jets)
             for name in piece.schema.point_names:
                 if not _has_place(piece.column(name), name, particles, _relative_names(piece)):
-                    _append(file, f"pcdiff/points/{name}", piece.column(name))
+                    hdf5.append(file, f"pcdiff/points/{name}", piece.column(name))
             for name in piece.schema.cloud_names:
                 if not _has_place(piece.feature(name), name, jets, _CLOUDS):
-                    _append(file, f"pcdiff/clouds/{name}", piece.feature(name))
+                    hdf5.append(file, f"pcdiff/clouds/{name}", piece.feature(name))
 
 
 def _has_place(column: npt.NDArray[Any], name: str, standard: npt.NDArray[Any], names: tuple[str, ...]) -> bool:
@@ -279,28 +270,6 @@ def _jet_array(piece: PointClouds, path: Path) -> npt.NDArray[Any]:
     for i, name in enumerate(_CLOUDS):
         out[:, i] = columns[name]
     return out
-
-
-def _append(file: h5py.File, name: str, values: npt.NDArray[Any]) -> None:
-    """Add rows to a dataset; a later row that is longer widens it."""
-    if name not in file:
-        row = values.itemsize * int(np.prod(values.shape[1:]))
-        most = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row)))
-        # A power of two, as are the pieces of a generator: then no chunk is compressed a second time for its other half.
-        rows = 1 << (most.bit_length() - 1)
-        file.create_dataset(
-            name,
-            data=values,
-            maxshape=(None,) * values.ndim,
-            chunks=(rows, *(max(1, length) for length in values.shape[1:])),
-            **_COMPRESSION,
-        )
-        return
-    found = file[name]
-    old = len(found)
-    wide = values.shape[1:] if values.ndim < 3 else (max(found.shape[1], values.shape[1]), values.shape[2])
-    found.resize((old + len(values), *wide))
-    found[(slice(old, None), *(slice(length) for length in values.shape[1:]))] = values
 
 
 FORMAT = Format(

@@ -265,5 +265,6 @@ FORMAT = Format(
     fits=_fits,
     iterate=_iterate,
     describe=_describe,
+    kinds=("jets", "halos", "vectors"),
     write=_write,
 )

@@ -1,7 +1,7 @@
 """One registry for all file formats, behind :func:`read`, :func:`iterate`, :func:`write` and :func:`inspect`.
 
 A format is a module with a constant ``FORMAT``. It is imported when a file of its kind is met, so reading HDF5 does not
-import uproot. To add one, write the module and name it in the two tables below.
+import uproot. To add one, write the module and name it in the tables below.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import importlib
 import inspect as python_inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, suggest
 from pcdiff.files import atomic_file, expand, require_space
+from pcdiff.schema import Kind
 
 __all__ = ["Column", "Description", "Format", "formats", "inspect", "iterate", "read", "write"]
 
@@ -33,16 +35,31 @@ _MODULES = {
     "nanoaod": "pcdiff.io.nanoaod",
     "jetclass": "pcdiff.io.jetclass",
     "root-mapping": "pcdiff.io.root_mapping",
+    "flat": "pcdiff.io.flat",
+    "halotools": "pcdiff.io.halotools",
+    "rockstar": "pcdiff.io.rockstar",
+    "quijote": "pcdiff.io.quijote",
+    "fof-subhalo": "pcdiff.io.fof_subhalo",
+    "abacus": "pcdiff.io.abacus",
 }
 
-# For each suffix the formats to try, the most particular first; the first is the one written by default.
+_HDF5 = ("jetnet", "flat", "toptagging", "halotools", "fof-subhalo")
+
+# For each suffix the formats to try, the most particular first; the first that holds the kind of clouds is the one written by default.
 _BY_SUFFIX = {
-    ".hdf5": ("jetnet", "toptagging"),
-    ".h5": ("jetnet", "toptagging"),
+    ".hdf5": _HDF5,
+    ".h5": _HDF5,
     ".npz": ("energyflow",),
     ".parquet": ("parquet",),
     ".root": ("root", "rntuple", "nanoaod", "jetclass", "root-mapping"),
+    ".list": ("rockstar",),
+    ".txt": ("rockstar",),
+    ".asdf": ("abacus",),
 }
+
+# Files whose names end in a number instead of a suffix, and folders that are one data set.
+_BY_NAME = {re.compile(r"group_tab_\d+\.\d+"): ("quijote",)}
+_FOLDERS = {"halo_info": ("abacus",)}
 
 # Clouds that inspect looks at, and the jet pT in GeV beyond which a unit must be wrong.
 _LOOKED_AT = 1000
@@ -82,6 +99,9 @@ class Format:
         describe: ``describe(path, **options)`` says what is inside.
         write: ``write(pieces, path, metadata, **options)``, or None for a format that is only read. There is at least one
             piece; all have the same schema and types, and checked values.
+        kinds: the kinds of clouds that it holds.
+        finish: ``finish(path, target)`` is called once the file at ``path`` is written and before it gets its name ``target``,
+            for a format whose files say where they lie.
     """
 
     name: str
@@ -90,6 +110,8 @@ class Format:
     iterate: Callable[..., Iterator[PointClouds]]
     describe: Callable[..., Description]
     write: Callable[..., None] | None = None
+    kinds: tuple[Kind, ...] = ("jets",)
+    finish: Callable[[Path, Path], None] | None = None
 
 
 def formats() -> dict[str, Format]:
@@ -108,16 +130,27 @@ def _format_of(path: Path, name: str | None) -> Format:
     """The named format, or the first of the suffix that fits the content."""
     if name is not None:
         return _format(name)
-    candidates = _BY_SUFFIX.get(path.suffix.lower())
-    if candidates is None:
-        raise DataError(
-            f"{path}: no reader for files that end in {path.suffix!r}; expected {', '.join(_BY_SUFFIX)}, or name a format"
-        )
+    candidates = _candidates(path)
     for candidate in map(_format, candidates):
         if candidate.fits(path):
             return candidate
     # None fits: the first reader's own error says best what is wrong with the file.
     return _format(candidates[0])
+
+
+def _candidates(path: Path) -> tuple[str, ...]:
+    """The formats that a file, or a folder, of this name may have."""
+    if path.is_dir():
+        return _FOLDERS[path.name]
+    for pattern, names in _BY_NAME.items():
+        if pattern.fullmatch(path.name):
+            return names
+    found = _BY_SUFFIX.get(path.suffix.lower())
+    if found is None:
+        raise DataError(
+            f"{path}: no reader for files that end in {path.suffix!r}; expected {', '.join(_BY_SUFFIX)}, or name a format"
+        )
+    return found
 
 
 def _check_options(function: Callable[..., Any], path: Path, name: str, options: Mapping[str, Any]) -> None:
@@ -160,7 +193,7 @@ def iterate(
     if step_size < 1:
         raise DataError(f"step_size is {step_size}; expected at least 1")
     schema = None
-    for path in expand(paths):
+    for path in expand(paths, folders=_FOLDERS):
         found = _format_of(path, format)
         _check_options(found.iterate, path, found.name, options)
         for piece in _pieces(found, path, step_size, options):
@@ -201,7 +234,7 @@ def read(
     """Read files into memory; arguments as for :func:`iterate`."""
     pieces = list(iterate(paths, format=format, drop_empty=drop_empty, **options))
     if not pieces:
-        raise DataError(f"{', '.join(map(str, expand(paths)))}: there are no clouds in it")
+        raise DataError(f"{', '.join(map(str, expand(paths, folders=_FOLDERS)))}: there are no clouds in it")
     return PointClouds.concatenate(pieces)
 
 
@@ -225,25 +258,63 @@ def write(
             columns, or the disk is full.
     """
     target = Path(path)
-    if format is None and target.suffix.lower() not in _BY_SUFFIX:
-        written = [suffix for suffix, names in _BY_SUFFIX.items() if _format(names[0]).write is not None]
-        raise DataError(f"{path}: no writer for files that end in {target.suffix!r}; expected {', '.join(written)}")
-    found = _format(format or _BY_SUFFIX[target.suffix.lower()][0])
-    if found.write is None:
-        writers = [name for name, known in formats().items() if known.write is not None]
-        raise DataError(f"{path}: the format {found.name!r} is only read; pcdiff writes {', '.join(writers)}")
-    _check_options(found.write, target, found.name, options)
+    writers = _writers(target, format)
     pieces = [clouds] if isinstance(clouds, PointClouds) else clouds
     foreign: list[DataError] = []
     with atomic_file(target) as temporary:
         try:
-            found.write(_checked(_noting(pieces, foreign), target), temporary, dict(metadata or {}), **options)
+            kind, checked = _first_kind(_checked(_noting(pieces, foreign), target))
+            found = _for_kind(writers, kind)
+            assert found.write is not None
+            _check_options(found.write, target, found.name, options)
+            found.write(checked, temporary, dict(metadata or {}), **options)
+            if found.finish is not None:
+                found.finish(temporary, target)
         except DataError as error:
             if error in foreign:
                 raise
             message = str(error).replace(str(temporary), str(target))
             raise DataError(message if str(target) in message else f"{target}: {message}") from error
     return target
+
+
+def _writers(target: Path, name: str | None) -> list[Format]:
+    """The named format, or those of the suffix, that can be written; at least one."""
+    names = (name,) if name is not None else _BY_SUFFIX.get(target.suffix.lower(), ())
+    found = [known for known in map(_format, names) if known.write is not None]
+    if found:
+        return found
+    if names:
+        writers = [known.name for known in formats().values() if known.write is not None]
+        raise DataError(f"{target}: the format {names[0]!r} is only read; pcdiff writes {', '.join(writers)}")
+    written = [
+        suffix for suffix, names in _BY_SUFFIX.items() if any(_format(known).write is not None for known in names)
+    ]
+    raise DataError(f"{target}: no writer for files that end in {target.suffix!r}; expected {', '.join(written)}")
+
+
+def _first_kind(pieces: Iterator[PointClouds]) -> tuple[Kind, Iterator[PointClouds]]:
+    """The kind of the first piece, and all pieces."""
+    ahead = [next(pieces)]
+
+    def all_pieces() -> Iterator[PointClouds]:
+        # The first is let go once it was taken.
+        yield ahead.pop()
+        yield from pieces
+
+    return ahead[0].schema.kind, all_pieces()
+
+
+def _for_kind(writers: list[Format], kind: Kind) -> Format:
+    """The first that holds clouds of this kind."""
+    for found in writers:
+        if kind in found.kinds:
+            return found
+    able = [known.name for known in formats().values() if known.write is not None and kind in known.kinds]
+    held = [known for known in get_args(Kind) if any(known in found.kinds for found in writers)]
+    raise DataError(
+        f"the format {writers[0].name!r} holds {' and '.join(held)}, found {kind}; formats that hold them: {', '.join(able)}"
+    )
 
 
 def _noting(pieces: Iterable[PointClouds], errors: list[DataError]) -> Iterator[PointClouds]:
@@ -277,7 +348,7 @@ def _checked(pieces: Iterable[PointClouds], target: Path) -> Iterator[PointCloud
 
 def inspect(path: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Description:
     """What is inside a file, which reader fits, and how its columns are understood."""
-    file, *others = expand(path)
+    file, *others = expand(path, folders=_FOLDERS)
     if others:
         raise DataError(f"{path}: matches {1 + len(others)} files, expected one")
     found = _format_of(file, format)
@@ -289,6 +360,8 @@ def inspect(path: str | os.PathLike[str], *, format: str | None = None, **option
 
 def _doubts(found: Format, path: Path, options: Mapping[str, Any]) -> tuple[str, ...]:
     """A note where the first clouds have a pT that no collider reaches."""
+    if "jets" not in found.kinds:
+        return ()
     try:
         first = next(found.iterate(path, _LOOKED_AT, **options), None)
     except DataError:

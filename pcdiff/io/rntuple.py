@@ -52,5 +52,6 @@ FORMAT = Format(
     fits=rootlayout.fits(RNTUPLE),
     iterate=rootlayout.iterate,
     describe=_describe,
+    kinds=("jets", "halos", "vectors"),
     write=_write,
 )

@@ -48,5 +48,6 @@ FORMAT = Format(
     fits=rootlayout.fits("TTree"),
     iterate=rootlayout.iterate,
     describe=_describe,
+    kinds=("jets", "halos", "vectors"),
     write=_write,
 )

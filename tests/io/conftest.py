@@ -10,7 +10,7 @@ import pytest
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.schema import jet_schema
+from pcdiff.schema import halo_schema, jet_schema
 
 
 @pytest.fixture
@@ -40,6 +40,35 @@ def jets() -> PointClouds:
     }
     schema = jet_schema(tuple(points), tuple(features), axis="kept")
     return PointClouds.from_flat(points, offsets, features, schema, {"recipe": "ü", "seeds": [1, 2]})
+
+
+@pytest.fixture
+def halos() -> PointClouds:
+    """40 boxes of two sizes, of 1 to 60 halos, with positions at the near side and as near to the far side as numbers go."""
+    rng = np.random.default_rng(5)
+    counts = rng.integers(1, 61, 40)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    total = int(offsets[-1])
+    box = rng.choice([25.0, 125.0], 40).astype(np.float32)
+    sides = np.repeat(box, counts)
+    points = {}
+    for name in ("x", "y", "z"):
+        inside = (rng.uniform(size=total) * sides).astype(np.float32)
+        points[name] = np.minimum(inside, np.nextafter(sides, np.float32(0)))
+        points[name][0] = 0
+        points[name][-1] = np.nextafter(sides[-1], np.float32(0))
+    for name in ("vx", "vy", "vz"):
+        points[name] = rng.normal(0, 250, total).astype(np.float32)
+    points["log10_mass"] = rng.uniform(12.5, 15, total).astype(np.float32)
+    features = {
+        "box_size": box,
+        "redshift": rng.choice([0.0, 0.5], 40).astype(np.float32),
+        "omega_m": rng.uniform(0.1, 0.5, 40).astype(np.float32),
+        "sigma_8": rng.uniform(0.6, 1, 40).astype(np.float32),
+    }
+    return PointClouds.from_flat(
+        points, offsets, features, halo_schema(tuple(points), tuple(features)), {"recipe": "uniform", "seed": 5}
+    )
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path, jets: PointClouds
         (lambda at: pcdiff.read(at / "none.h5"), ("none.h5", "no such file")),
         (lambda at: pcdiff.read(at / "*.h5"), ("*.h5", "no file matches")),
         (pcdiff.read, ("is a folder",)),
-        (lambda at: pcdiff.read(at / "a.txt"), ("a.txt", "'.txt'", ".root")),
+        (lambda at: pcdiff.read(at / "a.csv"), ("a.csv", "'.csv'", ".root")),
         (lambda at: pcdiff.read(at / "a.parquet", tyep="g"), ("a.parquet", "'tyep'")),
         (lambda at: pcdiff.read(at / "a.parquet", format="jetnett"), ("'jetnett'", "did you mean 'jetnet'")),
         (lambda at: pcdiff.read(at / "a.parquet", format="jetnet"), ("a.parquet", "HDF5")),
@@ -106,7 +106,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path, jets: PointClouds
 )
 def test_bad_requests(tmp_path: Path, jets: PointClouds, call, keys: tuple[str, ...]) -> None:
     pcdiff.write(jets, tmp_path / "a.parquet")
-    (tmp_path / "a.txt").write_text("pt")
+    (tmp_path / "a.csv").write_text("pt")
     with pytest.raises(DataError) as caught:
         call(tmp_path)
     assert "\n" not in str(caught.value)

@@ -14,7 +14,9 @@ from pcdiff.data import toy
 from pcdiff.io import registry
 
 
-@pytest.mark.parametrize(("format", "suffix"), [("parquet", "parquet"), ("root", "root"), ("rntuple", "root")])
+@pytest.mark.parametrize(
+    ("format", "suffix"), [("parquet", "parquet"), ("root", "root"), ("rntuple", "root"), ("flat", "hdf5")]
+)
 @pytest.mark.parametrize("piece", [7, 1000])
 def test_round_trip_is_exact(tmp_path: Path, format: str, suffix: str, piece: int) -> None:
     points = toy("spiral", 200)
@@ -39,5 +41,13 @@ def test_plain_uproot_finds_the_points(tmp_path: Path, format: str) -> None:
 @pytest.mark.parametrize("suffix", ["hdf5", "h5"])
 def test_jetnet_files_hold_jets_only(tmp_path: Path, suffix: str, refused: Callable[..., None]) -> None:
     path = tmp_path / f"a.{suffix}"
-    refused(lambda: registry.write(toy("spiral", 5), path), path, "found vectors, expected jets", ".root or .parquet")
+    points = toy("spiral", 5)
+    refused(
+        lambda: registry.write(points, path, format="jetnet"),
+        path,
+        "'jetnet' holds jets, found vectors",
+        "flat",
+        "parquet",
+    )
     assert not list(tmp_path.iterdir())
+    assert registry.inspect(registry.write(points, path)).format == "flat"
