@@ -21,6 +21,7 @@ from pcdiff.clouds import offsets_of
 from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import Denoiser, DenoiserLike, Potential, sample
 from pcdiff.diffusion.guidance import ClassifierFree
+from pcdiff.diffusion.heads import placed
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.errors import ModelError
 from pcdiff.noise import StepNoise
@@ -103,7 +104,7 @@ class Solver:
         with torch.no_grad() if gradients else torch.inference_mode():
             steps = StepNoise(self.seed, clouds, mask.sum(1).numpy(), noise.shape[2])
             noise, mask, cond = noise.to(self.device), mask.to(self.device), cond.to(self.device)
-            return sample(
+            x = sample(
                 self.chosen.sampler,
                 self._denoiser(mask, clouds),
                 noise,
@@ -116,6 +117,9 @@ class Solver:
                 callback=callback,
                 **self.chosen.options,
             )
+            if self.chosen.denoise:
+                return x
+            return placed(x, self.denoiser.heads, float(self.denoiser.schedule.alpha(self.grid[-1:])))
 
     def _denoiser(self, mask: Tensor, clouds: npt.NDArray[np.int64]) -> DenoiserLike:
         """The model as these clouds see it."""

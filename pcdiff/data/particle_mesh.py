@@ -152,7 +152,8 @@ class Mesh:
     def lattice(self) -> Singles:
         """Where particles are before they are displaced, in Mpc/h, shape (P, 3)."""
         side = (np.arange(self.particles, dtype=np.float32) + np.float32(0.5)) * np.float32(self.spacing)
-        return np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+        found: Singles = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+        return found
 
     def particle_mass(self, cosmology: Cosmology) -> float:
         """In Msun/h."""

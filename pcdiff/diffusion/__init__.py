@@ -19,7 +19,15 @@ from pcdiff.diffusion.denoiser import PARAMETRISATIONS, Denoiser, DenoiserLike, 
 from pcdiff.diffusion.divergence import divergence, probe
 from pcdiff.diffusion.fitted import fit_grids
 from pcdiff.diffusion.grids import GRIDS, karras_grid, log_snr_grid, quadratic_grid, uniform_grid
-from pcdiff.diffusion.guidance import ClassifierFree, Constrained, InPainted, MomentMatching, Posterior, repaint
+from pcdiff.diffusion.guidance import (
+    ClassifierFree,
+    Constrained,
+    InPainted,
+    MomentMatching,
+    Posterior,
+    Truncated,
+    repaint,
+)
 from pcdiff.diffusion.heads import Head, TorusHead
 from pcdiff.diffusion.likelihood import Bound, Likelihood, log_factorial, log_likelihood, variational_bound
 from pcdiff.diffusion.losses import denoising_loss, noised, pair_loss, trajectory_loss
@@ -94,6 +102,7 @@ __all__ = [
     "SqrtRectifiedSchedule",
     "SubVPSchedule",
     "TorusHead",
+    "Truncated",
     "VESchedule",
     "VPSchedule",
     "action_loss",

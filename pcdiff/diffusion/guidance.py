@@ -20,7 +20,8 @@ in its place. For in-painting that is consistent beyond the prediction, :func:`r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import torch
@@ -28,11 +29,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcdiff.diffusion.denoiser import DenoiserLike, Prediction
+from pcdiff.diffusion.heads import Head, torus_head
 from pcdiff.diffusion.samplers.base import Callback, Draw, Levels, at_step
 from pcdiff.diffusion.samplers.exponential import follow
 from pcdiff.diffusion.schedule import Level
 
-__all__ = ["ClassifierFree", "Constrained", "InPainted", "MomentMatching", "Posterior", "repaint"]
+__all__ = ["ClassifierFree", "Constrained", "InPainted", "MomentMatching", "Posterior", "Truncated", "repaint"]
 
 
 class _Wrapper:
@@ -93,6 +95,67 @@ class InPainted(_Wrapper):
         prediction = self.denoiser(x_t, t, mask, cond)
         x0 = torch.where(self.where & mask[..., None], self.known, prediction.x0)
         return Prediction.of("x0", x0, x_t, prediction.level)
+
+
+class Truncated(_Wrapper):
+    """Entries whose clean values lie within given bounds: the prediction becomes its mean within them.
+
+    Of a normal p(x0 | x_t) around the prediction with standard deviation s it is the mean of the truncated normal distribution; of a
+    position, of the images of the box within the bounds of each. s is sigma / r, that of standard normal data, and of a position sigma / alpha, that of
+    points that are spread evenly: for such data this is the exact denoiser of the data within the bounds.
+
+    Args:
+        denoiser: the model.
+        low, high: bounds, shape (B, N, F), infinite where there are none; of positions within one box, [0, period].
+        heads: those of the model, which say which entries are positions.
+    """
+
+    def __init__(self, denoiser: DenoiserLike, low: Tensor, high: Tensor, heads: Sequence[Head] = ()) -> None:
+        super().__init__(denoiser)
+        self.low = low
+        self.high = high
+        self.head = torus_head(heads)
+
+    def __call__(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Tensor) -> Prediction:
+        prediction = self.denoiser(x_t, t, mask, cond)
+        level, x0 = prediction.level, prediction.x0
+        bounded = self.low.isfinite() | self.high.isfinite()
+        spread = (level.sigma / level.r).expand_as(x0)
+        found = _truncated_mean(x0, spread, self.low, self.high)[0]
+        if self.head is not None:
+            channels = self.head.channels
+            places = _wrapped_mean(
+                x0[..., channels],
+                (level.sigma / level.alpha).expand_as(x0[..., channels]),
+                self.low[..., channels],
+                self.high[..., channels],
+                self.head.period,
+            )
+            found = found.index_copy(-1, channels, places)
+        kept = torch.where(bounded & mask[..., None], found, x0)
+        return Prediction.of("epsilon", (x_t - level.alpha * kept) / level.sigma, x_t, level)
+
+
+def _truncated_mean(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of a normal distribution within bounds, and the log of its probability there; in double precision."""
+    m, s = mean.double(), std.double()
+    a, b = (low.double() - m) / s, (high.double() - m) / s
+    # Mirrored where that brings both bounds into the tail in which differences of probabilities are exact.
+    flip = a > 0
+    below, above = torch.where(flip, -b, a), torch.where(flip, -a, b)
+    top, bottom = torch.special.log_ndtr(above), torch.special.log_ndtr(below)
+    log_z = top + torch.log1p(-torch.exp((bottom - top).clamp(max=-1e-12)))
+    ends = [torch.exp(-end.square() / 2 - log_z) / math.sqrt(2 * math.pi) for end in (a, b)]
+    found = m + s * (ends[0] - ends[1])
+    return torch.minimum(torch.maximum(found, low.double()), high.double()).to(mean.dtype), log_z
+
+
+def _wrapped_mean(mean: Tensor, std: Tensor, low: Tensor, high: Tensor, period: float) -> Tensor:
+    """The same of positions: over the images of the bounds around the mean."""
+    turn = torch.floor(mean / period)
+    parts = [_truncated_mean(mean, std, low + (turn + k) * period, high + (turn + k) * period) for k in range(-4, 5)]
+    values, logs = (torch.stack(each, dim=-1) for each in zip(*parts, strict=True))
+    return (values * torch.softmax(logs, dim=-1).to(values.dtype)).sum(dim=-1)
 
 
 class Posterior(_Wrapper):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pcdiff.diffusion.schedule import Level
 
-__all__ = ["Head", "TorusHead", "torus_head"]
+__all__ = ["Head", "TorusHead", "placed", "torus_head"]
 
 # Images of the box on either side that a wrapped normal distribution of 0.9 of its size reaches, to 1e-9.
 _IMAGES = 6
@@ -77,3 +77,12 @@ class TorusHead(Head):
 def torus_head(heads: Sequence[Head]) -> TorusHead | None:
     """The one of positions; None without any."""
     return next((head for head in heads if isinstance(head, TorusHead)), None)
+
+
+def placed(x: Tensor, heads: Sequence[Head], alpha: float) -> Tensor:
+    """What a sampler ends with, positions divided by the alpha of its last time.
+
+    For numbers of order one that alpha is 1; but a position may be several turns of the box from the origin.
+    """
+    head = torus_head(heads)
+    return x if head is None else x.index_copy(-1, head.channels, x[..., head.channels] / alpha)

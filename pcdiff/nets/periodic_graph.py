@@ -278,14 +278,17 @@ def periodic_edges(position: Tensor, mask: Tensor, neighbours: int, period: floa
     """
     places, valid = position.detach().cpu().double().numpy(), mask.cpu().numpy()
     edges: list[npt.NDArray[np.int64]] = []
-    first = 0
+    first, before, nearest = 0, None, np.zeros((0, 0), np.int64)
     for cloud, real in zip(places, valid, strict=True):
         # Rounding takes tiny negative positions to the period itself, which is no place of the tree.
         here = np.mod(cloud[real], period)
         here[here >= period] = 0
         count = len(here)
         if count > 1:
-            nearest = cKDTree(here, boxsize=period).query(here, k=min(neighbours + 1, count))[1]
+            # One cloud under many conditions, as in inference, is searched once.
+            if before is None or not np.array_equal(here, before):
+                nearest = cKDTree(here, boxsize=period).query(here, k=min(neighbours + 1, count))[1]
+            before = here
             target = np.arange(count)
             # The point itself is the nearest, but where several are in one place.
             itself = nearest == target[:, None]
