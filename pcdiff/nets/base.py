@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Embedding", "PointNet"]
+__all__ = ["Embedding", "PointNet", "zero_linear"]
 
 _FREQUENCIES = 16
 
@@ -94,3 +94,11 @@ class PointNet(nn.Module, ABC):
 
         Padded entries of the result may hold anything finite.
         """
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map that starts at zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from pcdiff.config import PeriodicGraphConfig
+from pcdiff.nets.base import zero_linear
 from pcdiff.nets.periodic import InBox, PeriodicNet, Updates
 from pcdiff.torus import Torus
 
@@ -64,11 +65,9 @@ class PeriodicGraphNet(PeriodicNet):
             for _ in range(config.layers)
         )
         self.norm = _Norm(hidden, config.vectors)
-        self.scalar_exit = nn.Linear(hidden, len(torus.scalars))
+        self.scalar_exit = zero_linear(hidden, len(torus.scalars)) if torus.scalars else None
         self.vector_exit = nn.Linear(config.vectors, 1 + len(torus.vectors), bias=False)
-        for layer in (self.scalar_exit, self.vector_exit):
-            nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.scalar_exit.bias)
+        nn.init.zeros_(self.vector_exit.weight)
 
     def _points(self, points: InBox) -> Updates:
         mask, period = points.mask, self.torus.period
@@ -95,7 +94,8 @@ class PeriodicGraphNet(PeriodicNet):
         vectors = s.new_zeros(*mask.shape, 1 + len(self.torus.vectors), 3)
         vectors[mask] = self.vector_exit(v).transpose(1, 2)
         numbers = s.new_zeros(*mask.shape, len(self.torus.scalars))
-        numbers[mask] = self.scalar_exit(s)
+        if self.scalar_exit is not None:
+            numbers[mask] = self.scalar_exit(s)
         return Updates(vectors, numbers)
 
 

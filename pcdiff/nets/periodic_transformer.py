@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pcdiff.config import PeriodicTransformerConfig
+from pcdiff.nets.base import zero_linear
 from pcdiff.nets.periodic import InBox, PeriodicNet, Updates
-from pcdiff.nets.transformer import Block, modulate, zero_linear
+from pcdiff.nets.transformer import Block, modulate
 from pcdiff.torus import Torus
 
 __all__ = ["PeriodicTransformerNet"]

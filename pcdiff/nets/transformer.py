@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcdiff.config import TransformerConfig
-from pcdiff.nets.base import PointNet
+from pcdiff.nets.base import PointNet, zero_linear
 
-__all__ = ["Block", "TransformerNet", "modulate", "zero_linear"]
+__all__ = ["Block", "TransformerNet", "modulate"]
 
 
 class TransformerNet(PointNet):
@@ -93,11 +93,3 @@ def _turned(h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """What a context makes of normed points."""
     return h * (1 + scale) + shift
-
-
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map that starts at zero."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
