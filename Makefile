@@ -1,12 +1,13 @@
 # Two commands do all the set-up on a fresh machine with Python 3.11 or 3.12, pip and make:
 #   make quickstart    trains on the embedded gluon jets, samples, compares
+#   make quickstart-halos    the same for halo catalogues
 #   make test          runs the test suite
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality schema clean
+.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -32,6 +33,37 @@ quickstart: $(VENV)/installed
 	@echo "report              report/index.html"
 	@echo "run                 runs/quickstart"
 	@echo "tracking store      mlflow.db (look at it with: $(BIN)/pcdiff ui)"
+
+# What the halos need besides: halotools, which opens the catalogue that is made.
+$(VENV)/installed-halos: $(VENV)/installed
+	$(INSTALL) --editable ".[halos]"
+	@touch $@
+
+FIDUCIAL = omega_m=0.3175 --set sigma_8=0.834
+quickstart-halos: $(VENV)/installed-halos
+	rm -rf runs/halos_quick report-halos synthetic-halos.hdf5 synthetic-box.hdf5
+	$(BIN)/pcdiff train configs/halos_quick.yaml
+	$(BIN)/pcdiff sample runs/halos_quick -n 60 --seed 1 --set $(FIDUCIAL) -o synthetic-halos.hdf5
+	$(BIN)/pcdiff evaluate datasets/halos_pm/fiducial_test.hdf5 synthetic-halos.hdf5 -o report-halos
+	$(BIN)/pcdiff sample runs/halos_quick -n 1 --seed 2 --set $(FIDUCIAL) -o synthetic-box.hdf5 --format halotools
+	$(BIN)/python -c "from halotools.sim_manager import CachedHaloCatalog as Catalog; \
+	print(len(Catalog(fname='synthetic-box.hdf5', update_cached_fname=True).halo_table), 'halos opened by halotools')"
+	@echo
+	@echo "synthetic boxes     synthetic-halos.hdf5"
+	@echo "one for halotools   synthetic-box.hdf5"
+	@echo "report              report-halos/index.html"
+	@echo "run                 runs/halos_quick"
+
+# What configs/halos.yaml trains on and is compared with: 2,000 boxes, of which 200 are of one universe.
+HALOS = $(foreach part,lhc_train lhc_validation lhc_test fiducial,data/halos_$(part).hdf5)
+halos-data: $(HALOS)
+
+data/halos_lhc_train.hdf5: BOXES = -n 1600 --seed 41
+data/halos_lhc_validation.hdf5: BOXES = -n 60 --seed 43
+data/halos_lhc_test.hdf5: BOXES = -n 140 --seed 44
+data/halos_fiducial.hdf5: BOXES = -n 200 --seed 42 --omega-m 0.3175 --sigma-8 0.834
+$(HALOS): data/halos_%.hdf5: | $(VENV)/installed-halos
+	$(BIN)/pcdiff data make halos_pm $(BOXES) -o $@
 
 # What configs/gluon30_teacher.yaml trains on and is compared with. The seeds are not those of the embedded jets, so no jet is in
 # both. Only absent files are made: the order-only prerequisite (|) keeps a new installation from making all again.
@@ -105,4 +137,4 @@ schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema --distill > configs/distill_schema.json
 
 clean:
-	rm -rf $(VENV) runs report synthetic.root mlflow.db mlartifacts
+	rm -rf $(VENV) runs report report-halos synthetic.root synthetic-halos.hdf5 synthetic-box.hdf5 mlflow.db mlartifacts

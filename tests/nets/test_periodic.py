@@ -177,9 +177,9 @@ def test_local_net_does_not_know_the_size_of_the_cloud(kind: str) -> None:
 
 
 def test_nets_fit_the_clouds_that_they_are_for() -> None:
-    with pytest.raises(ConfigError, match="net.kind: epic knows of no periodic box"):
+    with pytest.raises(ConfigError, match=r"net.kind: epic knows of no periodic box"):
         build_net(EpicConfig(), 7, 2, NAMES, TORUS)
-    with pytest.raises(ConfigError, match="net.kind: periodic-graph is for clouds in a periodic box"):
+    with pytest.raises(ConfigError, match=r"net.kind: periodic-graph is for clouds in a periodic box"):
         build_net(PeriodicGraphConfig(), 7, 2, NAMES)
     with pytest.raises(ValidationError, match="whose double divides"):
         PeriodicTransformerConfig(hidden=12, heads=4)
