@@ -212,7 +212,9 @@ def _binned_metrics(
         yield _binned(f"triangular_{name}", f"triangular discriminator, {title}", name, sizes, found)
     else:
         of_one = truth.variance[kept] * truth.weights.sum() ** 2 / (truth.weights**2).sum()
-        found = {key: np.sqrt(_chi_squared(one[:, kept], other[:, kept], of_one)) for key, (one, other) in pairs.items()}
+        found = {
+            key: np.sqrt(_chi_squared(one[:, kept], other[:, kept], of_one)) for key, (one, other) in pairs.items()
+        }
         yield _binned(f"deviation_{name}", f"deviation in spreads of one cloud, {title}", name, sizes, found)
 
     # Two samples of the truth: the second one as much smaller or larger as the sample tells.

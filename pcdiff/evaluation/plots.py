@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from pcdiff.evaluation.binning import Binned, bins
 from pcdiff.evaluation.maps import map_figure
@@ -40,6 +40,8 @@ Histogram = hist.Hist[hist.storage.Weight]
 
 # Half the height of the ratio panel is one of these.
 _LIMITS = (0.1, 0.2, 0.5, 1.0)
+# A logarithmic axis across that is shorter than this ratio has numbers at 1, 2 and 5 of each decade.
+_SHORT = 100.0
 # Errors from which on something that may be negative is told from 0.
 _TOLD_FROM_ZERO = 2.0
 # A logarithmic axis shows contents down to the truth's lowest bin, but not below this fraction of the highest.
@@ -205,6 +207,8 @@ def _ratio(sample: Histogram, true: Histogram, *, signed: bool) -> tuple[Floats,
     size = sample.values().shape
     ratio, error = np.full(size, np.nan), np.full(size, np.nan)
     known = np.abs(true.values()) > (_TOLD_FROM_ZERO * np.sqrt(true.variances()) if signed else 0)
+    # Where a single cloud says what there is, nothing is known of its error.
+    known &= (true.variances() > 0) | (not signed)
     np.divide(sample.values(), true.values(), out=ratio, where=known)
     np.divide(np.sqrt(sample.variances()), np.abs(true.values()), out=error, where=known)
     return ratio, error
@@ -252,6 +256,10 @@ def _finish(main: Axes, below: Axes, words: _Axes, drawn: Sequence[Histogram], l
     edges = drawn[0].axes[0].edges
     if words.log_x and edges[0] > 0:
         below.set_xscale("log")
+        if edges[-1] < _SHORT * edges[0]:
+            below.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            below.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            below.xaxis.set_minor_formatter(NullFormatter())
     elif words.integer:
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.xaxis.set_minor_locator(NullLocator())

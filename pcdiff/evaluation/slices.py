@@ -25,7 +25,7 @@ _SHOWN_MASSES = (13.5, 14.0, 14.5, 15.0)
 # Inches: side of a panel, from one to the next, and the margins; panels in a row.
 _SIDE, _STEP, _LEFT, _BOTTOM, _ABOVE = 3.9, 4.3, 0.8, 0.6, 0.95
 _PANELS_IN_ROW = 3
-_FACTS = {"omega_m": r"\Omega_\mathrm{m}", "sigma_8": r"\sigma_8", "redshift": "z"}
+_FACTS = {"omega_m": r"$\Omega_\mathrm{m}$ =", "sigma_8": r"$\sigma_8$ =", "redshift": "redshift"}
 
 
 def chosen(clouds: PointClouds, like: PointClouds | None = None) -> int:
@@ -106,9 +106,7 @@ def _facts(box: PointClouds) -> str:
     size = min(SLICE, float(box.feature("box_size")[0]))
     z = np.mod(box.column("z").astype(np.float64), float(box.feature("box_size")[0]))
     universe = [
-        f"${symbol} = {float(box.feature(name)[0]):.3g}$"
-        for name, symbol in _FACTS.items()
-        if name in box.schema.cloud_names
+        f"{words} {float(box.feature(name)[0]):.4g}" for name, words in _FACTS.items() if name in box.schema.cloud_names
     ]
     counted = f"{np.count_nonzero(z < size):,} of {box.num_points:,} halos, $z < {size:g}$ Mpc/$h$"
     return "\n".join(filter(None, (", ".join(universe), counted)))

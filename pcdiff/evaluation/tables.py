@@ -40,7 +40,7 @@ def latex(text: str) -> str:
 
 
 def latex_table(evaluation: Evaluation) -> str:
-    """A ``table`` environment of the metrics of the literature and the AUCs of classifiers; needs the package booktabs.
+    """A ``table`` environment of the metrics of the literature, deviations and the AUCs of classifiers; needs the package booktabs.
 
     A line for the truth-versus-truth floor, one more for each further size of samples, and a line for each sample. All numbers
     of a column are in the power of ten that its heading states.
@@ -68,7 +68,7 @@ def latex_table(evaluation: Evaluation) -> str:
 
 
 def _is_shown(metric: Metric) -> bool:
-    return metric.group == "published" or metric.name.startswith("auc_")
+    return metric.group == "published" or metric.name.startswith(("auc_", "deviation_"))
 
 
 def _tabular(
@@ -119,7 +119,9 @@ def _cell(metric: Metric | None, exponent: int, *, floor: bool) -> str:
 
 
 def _heading(metric: Metric) -> str:
-    """The title without its details; those of classifiers tell them apart."""
+    """The title without its details; those of classifiers tell them apart, and of deviations what they are of."""
+    if metric.name.startswith("deviation_"):
+        return metric.title.partition(", ")[2]
     return metric.title.split(",")[0] + (f" ({metric.name.removeprefix('auc_')})" if metric.group == "clouds" else "")
 
 

@@ -82,12 +82,14 @@ OBSERVABLES = (
         r"halo mass $\log_{10}(M\,/\,h^{-1} M_\odot)$",
         log_y=True,
     ),
-    Observable("speed", "halo speed", "point", speed, "halo speed $|v|$", unit="km/s"),
-    Observable("vx", "halo velocity along x", "point", velocity_along_x, "halo velocity $v_x$", unit="km/s"),
+    Observable("speed", "halo speed", "point", speed, "halo speed $|v|$", unit="km/s", log_y=True),
+    Observable(
+        "vx", "halo velocity along x", "point", velocity_along_x, "halo velocity $v_x$", unit="km/s", log_y=True
+    ),
 )
 
-_SEPARATION = {"edges": (SEPARATION_EDGES,), "log_x": True, "distribution": False}
-_REDSHIFT_SPACE = {**_SEPARATION, "labels": ("redshift-space separation $s$ [Mpc/$h$]",), "totals": expected_pairs}
+_of_separation = partial(Profile, edges=(SEPARATION_EDGES,), log_x=True, distribution=False)
+_in_redshift_space = partial(_of_separation, labels=("redshift-space separation $s$ [Mpc/$h$]",), totals=expected_pairs)
 
 PROFILES = (
     Profile(
@@ -99,7 +101,7 @@ PROFILES = (
         r"$\mathrm{d}n/\mathrm{d}\log_{10} M$ [(Mpc/$h$)$^{-3}$]",
         log_y=True,
     ),
-    Profile(
+    _of_separation(
         "two_point_correlation",
         "two-point correlation function",
         two_point_correlation,
@@ -107,21 +109,18 @@ PROFILES = (
         content=r"$\xi(r)$",
         log_y=True,
         totals=expected_pairs,
-        **_SEPARATION,
     ),
-    Profile(
+    _in_redshift_space(
         "redshift_space_monopole",
         "redshift-space monopole",
         redshift_space_monopole,
         content=r"$s^2\,\xi_0(s)$ [(Mpc/$h$)$^2$]",
-        **_REDSHIFT_SPACE,
     ),
-    Profile(
+    _in_redshift_space(
         "redshift_space_quadrupole",
         "redshift-space quadrupole",
         redshift_space_quadrupole,
         content=r"$s^2\,\xi_2(s)$ [(Mpc/$h$)$^2$]",
-        **_REDSHIFT_SPACE,
     ),
     Profile(
         "power_spectrum",
@@ -135,27 +134,26 @@ PROFILES = (
         distribution=False,
         totals=halo_pairs,
     ),
-    Profile(
+    _of_separation(
         "pairwise_velocity",
         "mean pairwise velocity",
         pairwise_velocity,
         labels=("separation $r$ [Mpc/$h$]",),
         content=r"$v_{12}(r)$ [km/s]",
         totals=pair_counts,
-        **_SEPARATION,
     ),
     *(
         Profile(
             f"nearest_neighbour_{k}",
-            f"distribution of nearest neighbour {k}",
+            f"CDF of the distance to the {word} halo",
             partial(nearest_neighbour_distribution, k=k),
             (RADIUS_EDGES,),
-            ("distance from a random place $r$ [Mpc/$h$]",),
-            f"share with neighbour {k} nearer than $r$",
+            (f"distance $r_{k}$ of a random place to its {word} halo [Mpc/$h$]",),
+            f"CDF of $r_{k}$",
             log_x=True,
             distribution=False,
         )
-        for k in NEIGHBOURS
+        for k, word in zip(NEIGHBOURS, ("nearest", "second-nearest", "fourth-nearest", "eighth-nearest"), strict=True)
     ),
     *(
         Profile(
@@ -163,8 +161,8 @@ PROFILES = (
             f"counts in spheres of {radius} Mpc/h",
             partial(counts_in_spheres, radius=radius),
             (edges,),
-            (f"number of halos within {radius} Mpc/$h$ of a random place",),
-            "share of places",
+            (f"number of halos in a sphere of radius {radius} Mpc/$h$",),
+            "share of spheres",
             log_y=True,
         )
         for radius, edges in COUNT_EDGES.items()

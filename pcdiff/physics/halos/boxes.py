@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ def require_boxes(clouds: PointClouds, where: str) -> None:
 
 def box_sizes(clouds: PointClouds) -> Floats:
     """The side of each box in Mpc/h, shape (n,)."""
-    return clouds.feature("box_size").astype(np.float64)
+    return np.asarray(clouds.feature("box_size"), np.float64)
 
 
 def positions(clouds: PointClouds) -> Floats:
@@ -66,7 +67,7 @@ def velocities(clouds: PointClouds) -> Floats:
     Raises:
         DataError: a component is not stored.
     """
-    return np.stack([clouds.column(name) for name in VELOCITY], axis=1).astype(np.float64)
+    return np.asarray(np.stack([clouds.column(name) for name in VELOCITY], axis=1), np.float64)
 
 
 def distortion(clouds: PointClouds, axis: int) -> Floats:
@@ -96,10 +97,11 @@ def per_box(clouds: PointClouds, *values: Floats) -> Iterator[tuple[float, list[
 
 
 def _of_points(clouds: PointClouds, values: Floats) -> Floats:
-    return np.repeat(values, clouds.counts)[:, None]
+    found: Floats = np.repeat(values, clouds.counts)[:, None]
+    return found
 
 
-def _wrapped(values: npt.NDArray[np.floating], period: Floats) -> Floats:
+def _wrapped(values: npt.NDArray[Any], period: Floats) -> Floats:
     found = np.mod(values.astype(np.float64), period)
     # A tiny negative number modulo the period rounds to the period itself.
     return np.where(found >= period, 0.0, found)

@@ -82,4 +82,5 @@ def _places(x: Floats, size: float) -> Floats:
     anchor = np.angle(np.exp(2j * np.pi / size * x).sum(axis=0)) * size / (2 * np.pi)
     steps = np.arange(_GRID) * size / _GRID
     axes = np.mod(anchor[:, None] + steps, size)
-    return np.stack(np.meshgrid(*np.where(axes >= size, 0.0, axes), indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = np.meshgrid(*np.where(axes >= size, 0.0, axes), indexing="ij")
+    return np.asarray(np.stack(grid, axis=-1).reshape(-1, 3))

@@ -74,7 +74,7 @@ def _waves() -> tuple[npt.NDArray[np.int64], Floats]:
 def _bins(numbers: Floats, size: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The bin of each wave, and which waves are in one, both flat."""
     k = 2 * np.pi / size * numbers.ravel()
-    bins = np.searchsorted(WAVE_NUMBER_EDGES, k, side="right") - 1
+    bins = (np.searchsorted(WAVE_NUMBER_EDGES, k, side="right") - 1).astype(np.int64)
     return bins, (k > 0) & (bins >= 0) & (bins < _BINS)
 
 
@@ -90,4 +90,5 @@ def _power(angles: Floats) -> tuple[Floats, Floats]:
     for start in range(0, len(angles), _BLOCK):
         x, y, z = (np.exp(-1j * along[:, None] * angle) for angle in angles[start : start + _BLOCK].T)
         total += (x[across[:, 0] + _MOST] * y[across[:, 1] + _MOST]) @ z.T
-    return (np.abs(total) ** 2 - len(angles)).ravel(), numbers.ravel()
+    power = np.asarray(np.abs(total) ** 2 - len(angles), np.float64)
+    return power.ravel(), numbers.ravel()

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.errors import DataError
 from pcdiff.physics.jets.constituents import numbers, relative
 from pcdiff.physics.units import require_standard_units
 from pcdiff.schema import jet_schema
