@@ -148,7 +148,7 @@ PROFILES = (
             f"CDF of the distance to the {word} halo",
             partial(nearest_neighbour_distribution, k=k),
             (RADIUS_EDGES,),
-            (f"distance $r_{k}$ of a random place to its {word} halo [Mpc/$h$]",),
+            (f"distance $r_{k}$ to the {word} halo [Mpc/$h$]",),
             f"CDF of $r_{k}$",
             log_x=True,
             distribution=False,
