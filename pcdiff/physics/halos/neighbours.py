@@ -25,7 +25,7 @@ NEIGHBOURS = (1, 2, 4, 8)
 
 # In Mpc/h, of equal ratio.
 RADIUS_EDGES = np.geomspace(2.0, 60.0, 25)
-COUNT_EDGES = {15: np.arange(-0.5, 31.0), 25: np.arange(-0.5, 121.0, 4.0)}
+COUNT_EDGES = {15: np.arange(-0.5, 61.0), 25: np.arange(-0.5, 201.0, 4.0)}
 """Radius of a sphere in Mpc/h -> edges of bins in the number of halos in it."""
 _GRID = 16
 
