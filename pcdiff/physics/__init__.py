@@ -16,8 +16,8 @@ __all__ = ["Measured", "Observable", "Profile", "measure", "noun", "observables"
 _BY_KIND = {"jets": jets.OBSERVABLES, "halos": halos.OBSERVABLES, "vectors": vectors.OBSERVABLES}
 _PROFILES = {"jets": jets.PROFILES, "halos": halos.PROFILES}
 _PLANES = {"vectors": vectors.PLANES}
-# What values must be like, beyond being finite.
-_REQUIRED = {"jets": jets.require_units, "halos": halos.require_boxes}
+# What refuses other units than those of the observables.
+_REQUIRED = {"jets": jets.require_units, "halos": halos.require_units}
 
 
 def observables(kind: str) -> dict[str, Observable]:

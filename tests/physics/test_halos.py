@@ -303,31 +303,17 @@ def test_a_box_of_one_halo_has_no_pairs_and_no_eighth_neighbour():
     np.testing.assert_allclose(near, 4 / 3 * np.pi * radii**3 / 125**3, atol=0.01)
 
 
-def test_catalogues_that_are_not_in_their_box_or_unit_are_refused(boxes):
+def test_catalogues_in_other_units_or_without_a_box_are_refused(boxes):
     some = boxes[:2]
-    columns = columns_of(some)
-    with pytest.raises(DataError, match=r"a\.hdf5: 'y' is 126 Mpc/h in a box of 125, and 1 of 640 lie outside"):
-        measure(like(some, columns | {"y": np.concatenate([[126.0], columns["y"][1:]])}), "a.hdf5")
-    schema = some.schema
-    kpc = Schema(
-        "halos", tuple(Feature(f.name, "kpc/h" if f.name == "x" else f.unit) for f in schema.points), schema.clouds
-    )
+    columns, schema = columns_of(some), some.schema
+    points = tuple(Feature(f.name, "kpc/h" if f.name == "x" else f.unit) for f in schema.points)
     features = {name: some.feature(name) for name in schema.cloud_names}
-    with pytest.raises(DataError, match="point feature 'x' is in 'kpc/h', expected 'Mpc/h'"):
-        measure(PointClouds.from_flat(columns, some.offsets, features, kpc))
-    inside_out = PointClouds.from_flat(columns, some.offsets, features | {"box_size": np.array([125.0, -1.0])}, schema)
-    with pytest.raises(DataError, match="the box size of cloud 1 is -1 Mpc/h, expected a positive number"):
-        measure(inside_out)
-
-
-def test_positions_that_rounding_put_on_the_border_are_taken(boxes):
-    """The largest 32-bit number below 125 + 1e-5 is 125 itself."""
-    some = boxes[:1]
-    columns = columns_of(some)
-    columns["x"][0] = 125.0
-    border = measure(like(some, columns))
-    columns["x"][0] = 0.0
-    assert_same(measure(like(some, columns)), border, NAMES)
+    kiloparsecs = PointClouds.from_flat(columns, some.offsets, features, Schema("halos", points, schema.clouds))
+    with pytest.raises(DataError, match=r"a\.hdf5: point feature 'x' is in 'kpc/h', expected 'Mpc/h'"):
+        measure(kiloparsecs, "a.hdf5")
+    boundless = PointClouds.from_flat(columns, some.offsets, {}, Schema("halos", schema.points))
+    with pytest.raises(DataError, match=r"a\.hdf5: halo catalogue: no cloud column 'box_size'"):
+        measure(boundless, "a.hdf5")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from pcdiff.physics.halos.boxes import require_boxes
+from pcdiff.physics.halos.boxes import require_units
 from pcdiff.physics.halos.kinematic import (
     MASS_EDGES,
     bulk_flow,
@@ -54,7 +54,7 @@ __all__ = [
     "power_spectrum",
     "redshift_space_monopole",
     "redshift_space_quadrupole",
-    "require_boxes",
+    "require_units",
     "speed",
     "two_point_correlation",
     "velocity_along_x",

@@ -13,42 +13,29 @@ from pcdiff.errors import DataError
 from pcdiff.physics.units import require_standard_units
 from pcdiff.schema import POSITION, VELOCITY, halo_schema
 
-__all__ = ["box_sizes", "distortion", "per_box", "positions", "require_boxes", "velocities"]
+__all__ = ["box_sizes", "distortion", "per_box", "positions", "require_units", "velocities"]
 
 Floats = npt.NDArray[np.float64]
 
 # km/s of expansion today over a distance of 1 Mpc/h.
 _HUBBLE = 100.0
-# Share of the box size by which a stored position may lie outside: the rounding of 32-bit numbers.
-_ROUNDING = 1e-6
 
 
-def require_boxes(clouds: PointClouds, where: str) -> None:
-    """Refuse catalogues that are not in Mpc/h and km/s, or whose halos are not in their boxes.
+def require_units(clouds: PointClouds, where: str) -> None:
+    """Refuse catalogues that are not in Mpc/h and km/s.
 
     Args:
         where: what the error message starts with.
 
     Raises:
-        DataError: a position or the box size is missing, a column of a standard name has another unit than the standard one, a
-            box size is not positive, or a position lies outside 0 to the box size.
+        DataError: a position or the box size is missing, or a column of a standard name has another unit than the standard one.
     """
     found = clouds.schema
-    require_standard_units(found, halo_schema(found.point_names, found.cloud_names), where)
-    size = box_sizes(clouds)
-    if (size <= 0).any():
-        at = int(np.argmin(size))
-        raise DataError(f"{where}: the box size of cloud {at} is {size[at]:g} Mpc/h, expected a positive number")
-    limit = np.repeat(size, clouds.counts)
-    for name in POSITION:
-        values = clouds.column(name).astype(np.float64)
-        outside = (values < -_ROUNDING * limit) | (values > (1 + _ROUNDING) * limit)
-        if outside.any():
-            at = int(np.argmax(outside))
-            raise DataError(
-                f"{where}: {name!r} is {values[at]:g} Mpc/h in a box of {limit[at]:g}, and {int(outside.sum())} of {len(values)} lie "
-                "outside; expected 0 to the box size"
-            )
+    try:
+        standard = halo_schema(found.point_names, found.cloud_names)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    require_standard_units(found, standard, where)
 
 
 def box_sizes(clouds: PointClouds) -> Floats:
