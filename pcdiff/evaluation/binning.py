@@ -16,8 +16,11 @@ Floats = npt.NDArray[np.float64]
 
 _MOST_BINS = 40
 _LEAST_ENTRIES = 25
-# Bins that fewer clouds fill have an error that is not known well enough for a pull.
+# Small sets have thinner bins: each this share of all entries, but at least so many.
+_LEAST_SHARE, _LEAST_OF_FEW = 0.2, 5
+# Bins that fewer clouds fill have an error that is not known well enough for a pull, unless these are most of their set.
 _LEAST_FILLED = 25
+_LEAST_OF_MOST, _MOST = 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,13 @@ class Binned:
         f_b = sum_c w_c h_cb / sum_c w_c t_c,    var(f_b) = sum_c w_c^2 (h_cb - f_b t_c)^2 / (sum_c w_c t_c)^2.
 
     For an observable the h_cb are counts: f_b is a share of all entries, and for one entry a cloud and equal weights the variance
-    is the binomial f_b (1 - f_b) / n. For a profile t_c = 1: f_b is a mean over clouds. Clouds are independent, the entries of one
-    cloud are not. (Ratio estimator: Cochran, "Sampling Techniques", 1977, chapter 6.)
+    is the binomial f_b (1 - f_b) / n. For a profile t_c = 1, and f_b is a mean over clouds, unless it has totals of its own, of each bin:
+    pairs of halos, of which f_b is then a mean. Clouds are independent, the entries of one cloud are not. (Ratio estimator: Cochran,
+    "Sampling Techniques", 1977, chapter 6.) Where the totals are 0 so is f_b.
 
     Attributes:
         contents: h_cb, shape (n, b), sparse.
-        totals: t_c, shape (n,).
+        totals: t_c, shape (n,), or t_cb, shape (n, b).
         weights: w_c, shape (n,).
     """
 
@@ -62,7 +66,8 @@ class Binned:
     @classmethod
     def of_profile(cls, name: str, measured: Measured) -> Binned:
         """The bins that each cloud fills in a profile."""
-        return cls(measured.profiles[name].astype(np.float64), np.ones(len(measured)), _weights(measured))
+        totals = measured.totals.get(name, np.ones(len(measured)))
+        return cls(measured.profiles[name].astype(np.float64), totals, _weights(measured))
 
     @property
     def mean(self) -> Floats:
@@ -73,13 +78,13 @@ class Binned:
     @property
     def variance(self) -> Floats:
         """Of f_b, shape (b,)."""
-        mean, square = self.mean, self.weights**2
+        mean, square, totals = self.mean, self.weights**2, self._of_bins
         spread = (
             square @ self.contents.power(2)
-            - 2 * mean * ((square * self.totals) @ self.contents)
-            + mean**2 * (square @ self.totals**2)
+            - 2 * mean * (square @ csr_array(self.contents.multiply(totals)))
+            + mean**2 * (square @ totals**2)
         )
-        return np.asarray(np.maximum(spread, 0.0) / (self.weights @ self.totals) ** 2)
+        return _over(np.maximum(spread, 0.0), (self.weights @ totals) ** 2)
 
     @property
     def filled(self) -> npt.NDArray[np.int64]:
@@ -88,7 +93,22 @@ class Binned:
 
     def means(self, weights: Floats) -> Floats:
         """f_b for other weights (draws, n) of the clouds: shape (draws, b)."""
-        return np.asarray((weights @ self.contents) / (weights @ self.totals)[:, None])
+        return _over(np.asarray(weights @ self.contents), weights @ self._of_bins)
+
+    def part(self, bins: slice) -> Binned:
+        """Some of the bins."""
+        totals = self.totals[:, bins] if self.totals.ndim == 2 else self.totals
+        return Binned(csr_array(self.contents[:, bins]), totals, self.weights)
+
+    @property
+    def _of_bins(self) -> Floats:
+        """The totals, shape (n, 1) or (n, b)."""
+        return self.totals if self.totals.ndim == 2 else self.totals[:, None]
+
+
+def _over(numerator: Floats, denominator: Floats) -> Floats:
+    """The ratio, 0 where there is nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def _weights(measured: Measured) -> Floats:
@@ -96,9 +116,14 @@ def _weights(measured: Measured) -> Floats:
 
 
 def comparable(truth: Binned, sample: Binned) -> npt.NDArray[np.bool_]:
-    """The bins in which two sets can be compared, shape (b,): at least 25 clouds of either fill them, and they fluctuate."""
-    filled = np.maximum(truth.filled, sample.filled) >= _LEAST_FILLED
-    return np.asarray(filled & (truth.variance + sample.variance > 0))
+    """The bins in which two sets can be compared, shape (b,): enough clouds fill them, and they fluctuate.
+
+    Enough are 25 clouds of either set, or 10 that are half of either.
+    """
+    enough = [
+        side.filled >= min(_LEAST_FILLED, max(_LEAST_OF_MOST, _MOST * len(side.weights))) for side in (truth, sample)
+    ]
+    return np.asarray((enough[0] | enough[1]) & (truth.variance + sample.variance > 0))
 
 
 def bins(observable: Observable, truth: Floats) -> Floats:
@@ -107,7 +132,7 @@ def bins(observable: Observable, truth: Floats) -> Floats:
     Bins of equal width (equal ratio where the observable asks for it, whole numbers where it is one) cover the central
     99 % of the truth by the Rice rule, 2 n^(1/3) bins but at most 40. They go on outside while there is truth, by half
     that range at most (by all of it where the axis is logarithmic). Thin bins are joined with the next one inwards
-    until each holds at least 25 entries of the truth.
+    until each holds at least 25 entries of the truth, or a fifth of them where these are fewer than 125, but at least 5.
 
     Args:
         truth: shape (n,), at least one value.
@@ -138,18 +163,19 @@ def _even(values: Floats, reach: float) -> Floats:
 def _joined(edges: Floats, values: Floats) -> Floats:
     """Fewer bins: neighbours joined, from either end towards the fullest bin, until each holds enough of the values."""
     counts = np.histogram(values, edges)[0]
+    least = int(np.clip(_LEAST_SHARE * len(values), _LEAST_OF_FEW, _LEAST_ENTRIES))
     peak = int(np.argmax(counts))
-    left = _filled(edges[: peak + 1], counts[:peak])
-    right = _filled(edges[:peak:-1], counts[:peak:-1])
+    left = _filled(edges[: peak + 1], counts[:peak], least)
+    right = _filled(edges[:peak:-1], counts[:peak:-1], least)
     return np.array([*left, *reversed(right)])
 
 
-def _filled(edges: Floats, counts: npt.NDArray[np.int64]) -> list[float]:
+def _filled(edges: Floats, counts: npt.NDArray[np.int64], least: int) -> list[float]:
     """The first edge, and each further one once enough entries lie between it and the one kept before."""
     kept, entries = [float(edges[0])], 0
     for edge, count in zip(edges[1:], counts, strict=True):
         entries += count
-        if entries >= _LEAST_ENTRIES:
+        if entries >= least:
             kept.append(float(edge))
             entries = 0
     # What is left over goes to the bin before, not to the fullest one, where it would be lost to sight.

@@ -48,6 +48,13 @@ _DEFINITIONS = (
         "Topsoe, IEEE Transactions on Information Theory 46 (2000)",
     ),
     Definition(
+        "deviation_.*",
+        "Deviation",
+        "The root mean squared difference of the bins of two profiles in units of the spread of a single true cloud, such as one box of halos: how "
+        "far the sample is off beside what varies from box to box. Unlike chi-squared it does not grow with the number of clouds.",
+        "chi-squared of one cloud: Pearson, Philosophical Magazine 50 (1900)",
+    ),
+    Definition(
         "chi2_.*",
         "Chi-squared per bin",
         "The mean squared difference of two histograms in units of its statistical error. Bins of one set are correlated where a cloud has "

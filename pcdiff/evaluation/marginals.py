@@ -5,11 +5,15 @@ For the contents f and g of the bins of two samples,
     W1          = integral of |F(x) - G(x)| dx over the distribution functions, without bins
     triangular  = 1/2 sum_b (f_b - g_b)^2 / (f_b + g_b), f and g summing to 1: from 0 to 1
     chi-squared = mean_b (f_b - g_b)^2 / (var f_b + var g_b)
+    deviation   = root of mean_b (f_b - g_b)^2 / var_1 f_b, with the variance of the content of a single true cloud
 
 W1: Ramdas, Garcia, Cuturi, "On Wasserstein Two Sample Testing and Related Families of Nonparametric Tests", arXiv 1509.02237.
 Triangular discriminator: Topsoe, "Some inequalities for information divergence and related measures of discrimination", IEEE
 Transactions on Information Theory 46 (2000); "separation" in other software. Where a cloud has several entries the bins are correlated, so
-chi-squared does not follow its textbook distribution: errors and floors of all three come from resampling whole clouds.
+chi-squared does not follow its textbook distribution: errors and floors of all four come from resampling whole clouds. A chi-squared with
+the full covariance of the bins would need many more clouds than bins to invert it (Hartlap, Simon, Schneider, arXiv astro-ph/0608064), which
+catalogues of halos seldom are. Where contents may be negative, as those of a correlation function, there is no triangular discriminator; the
+deviation says in its place by how much sets differ, whatever their size.
 """
 
 from __future__ import annotations
@@ -81,7 +85,7 @@ def weighted_wasserstein(values: Floats, owners: npt.NDArray[np.int64], first: F
 def marginal_metrics(
     truth: Measured, sample: Measured, resamples: Resamples, *, reference: Measured | None = None
 ) -> list[Metric]:
-    """W1, triangular discriminator and chi-squared of each observable that the sets have, W1P, and those of profiles.
+    """W1, triangular discriminator and chi-squared of each observable that the sets have, W1P, and the distances of profiles.
 
     Args:
         truth: observables of the true clouds.
@@ -125,7 +129,9 @@ def marginal_metrics(
     for name, profile in profiles(truth.kind).items():
         if name in truth.profiles and name in sample.profiles:
             real, generated = Binned.of_profile(name, truth), Binned.of_profile(name, sample)
-            metrics += _binned_metrics(name, profile.title, real, generated, resamples)
+            metrics += _binned_metrics(
+                name, profile.title, real, generated, resamples, distribution=profile.distribution
+            )
     return metrics
 
 
@@ -188,8 +194,10 @@ def _measured_floor(observable: Observable, truth: Measured, reference: Measured
     return float(np.mean([wasserstein(real, piece) for piece in pieces]))
 
 
-def _binned_metrics(name: str, title: str, truth: Binned, sample: Binned, resamples: Resamples) -> Iterator[Metric]:
-    """Triangular discriminator and chi-squared of one observable or profile."""
+def _binned_metrics(
+    name: str, title: str, truth: Binned, sample: Binned, resamples: Resamples, *, distribution: bool = True
+) -> Iterator[Metric]:
+    """Triangular discriminator, or of what is no distribution the deviation, and chi-squared of one observable or profile."""
     kept = comparable(truth, sample)
     if kept.sum() < 2:
         return
@@ -199,8 +207,15 @@ def _binned_metrics(name: str, title: str, truth: Binned, sample: Binned, resamp
         "null": (truth.means(resamples.null_truth), truth.means(resamples.null_sample)),
     }
     sizes = (len(truth.weights), len(sample.weights))
-    found = {key: _triangular(*pair) for key, pair in pairs.items()}
-    yield _binned(f"triangular_{name}", f"triangular discriminator, {title}", name, sizes, found)
+    if distribution:
+        found = {key: _triangular(*pair) for key, pair in pairs.items()}
+        yield _binned(f"triangular_{name}", f"triangular discriminator, {title}", name, sizes, found)
+    else:
+        of_one = truth.variance[kept] * truth.weights.sum() ** 2 / (truth.weights**2).sum()
+        found = {
+            key: np.sqrt(_chi_squared(one[:, kept], other[:, kept], of_one)) for key, (one, other) in pairs.items()
+        }
+        yield _binned(f"deviation_{name}", f"deviation in spreads of one cloud, {title}", name, sizes, found)
 
     # Two samples of the truth: the second one as much smaller or larger as the sample tells.
     ratio = resamples.null_truth.sum(axis=1).mean() / resamples.null_sample.sum(axis=1).mean()

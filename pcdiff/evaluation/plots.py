@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from pcdiff.evaluation.binning import Binned, bins
 from pcdiff.evaluation.maps import map_figure
@@ -40,6 +40,10 @@ Histogram = hist.Hist[hist.storage.Weight]
 
 # Half the height of the ratio panel is one of these.
 _LIMITS = (0.1, 0.2, 0.5, 1.0)
+# A logarithmic axis across that is shorter than this ratio has numbers at 1, 2 and 5 of each decade.
+_SHORT = 100.0
+# Errors from which on something that may be negative is told from 0.
+_TOLD_FROM_ZERO = 2.0
 # A logarithmic axis shows contents down to the truth's lowest bin, but not below this fraction of the highest.
 _DECADES = 1e7
 
@@ -54,6 +58,7 @@ class _Axes:
     log_y: bool
     integer: bool = False
     categories: tuple[str, ...] = ()
+    signed: bool = False
 
 
 def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measured]) -> Figure:
@@ -74,7 +79,7 @@ def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measur
     density = "probability" if observable.integer else "probability density"
     words = _Axes(
         axis_label(observable.label, observable.unit),
-        axis_label(density, f"{observable.unit}$^{{-1}}$" if observable.unit else ""),
+        axis_label(density, _inverse(observable.unit)),
         observable.log_x,
         observable.log_y,
         observable.integer,
@@ -86,8 +91,9 @@ def figure(observable: Observable, truth: Measured, samples: Mapping[str, Measur
 def profile_figure(profile: Profile, truth: Measured, samples: Mapping[str, Measured]) -> Figure:
     """One profile of the truth and of generated samples.
 
-    In one variable as :func:`figure`, with means over clouds; in two as maps side by side, and below or beside them maps of
-    the pulls of each bin.
+    In one variable as :func:`figure`, with means over clouds, and without the bins at either end that no cloud fills; in two as maps side
+    by side, and below or beside them maps of the pulls of each bin. Of what may be negative there is no ratio where the truth is within
+    two of its errors of 0.
 
     Args:
         samples: name in the legend -> observables; those that lack this profile are left out.
@@ -101,9 +107,31 @@ def profile_figure(profile: Profile, truth: Measured, samples: Mapping[str, Meas
     if len(profile.edges) == 2:
         return map_figure(profile, named("truth", truth), true, binned)
     (edges,), (label,) = profile.edges, profile.labels
-    words = _Axes(label, profile.content, profile.log_x, profile.log_y, categories=profile.categories)
-    found = {name: histogram(sample, edges) for name, sample in binned.items()}
-    return _with_ratio(words, named("truth", truth), histogram(true, edges), found)
+    words = _Axes(
+        label,
+        profile.content,
+        profile.log_x,
+        profile.log_y,
+        categories=profile.categories,
+        signed=not profile.distribution,
+    )
+    drawn = slice(0, len(edges) - 1) if profile.categories else _used([true, *binned.values()])
+    edges = edges[drawn.start : drawn.stop + 1]
+    found = {name: histogram(sample.part(drawn), edges) for name, sample in binned.items()}
+    return _with_ratio(words, named("truth", truth), histogram(true.part(drawn), edges), found)
+
+
+def _used(sets: Sequence[Binned]) -> slice:
+    """The bins from the first to the last that any cloud fills; all where there is none."""
+    filled = np.flatnonzero(np.sum([each.filled for each in sets], axis=0))
+    return slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, sets[0].contents.shape[1])
+
+
+def _inverse(unit: str) -> str:
+    """That of a density."""
+    if not unit:
+        return ""
+    return f"({unit})$^{{-1}}$" if "/" in unit else f"{unit}$^{{-1}}$"
 
 
 def histogram(binned: Binned, edges: Floats, *, density: bool = False) -> Histogram:
@@ -126,14 +154,14 @@ def histogram(binned: Binned, edges: Floats, *, density: bool = False) -> Histog
 
 def _with_ratio(words: _Axes, truth: str, true: Histogram, samples: Mapping[str, Histogram]) -> Figure:
     """Two panels: contents, and their ratio to the truth."""
-    ratios = [_ratio(sample, true) for sample in samples.values()]
-    limit = _ratio_limit(true, ratios)
+    ratios = [_ratio(sample, true, signed=words.signed) for sample in samples.values()]
+    limit = _ratio_limit(true, ratios, signed=words.signed)
     above = LEGEND_LINE * legend_rows([truth, *samples]) + 0.1
     with mpl.rc_context(STYLE):
         sheet = page(6.3, 5.4 + above)
         main = panel(sheet, 0.95, 2.0, 5.05, 3.4)
         below = panel(sheet, 0.95, 0.62, 5.05, 1.3, sharex=main)
-        _draw_truth(main, below, true, truth)
+        _draw_truth(main, below, true, truth, signed=words.signed)
         for place, ((label, sample), ratio) in enumerate(zip(samples.items(), ratios, strict=True)):
             _draw_sample(main, below, sample, ratio, label, words, limit, (place, len(samples)))
         _finish(main, below, words, [true, *samples.values()], limit)
@@ -162,7 +190,7 @@ def _draw_sample(
         "linestyle": "none",
         "elinewidth": 0.7 if crowded else 1.2,
     }
-    shown = sample.values() > 0
+    shown = sample.variances() > 0 if words.signed and not words.log_y else sample.values() > 0
     main.errorbar(centres[shown], sample.values()[shown], np.sqrt(sample.variances()[shown]), label=label, **bars)
     if crowded:
         steps: dict[str, Any] = {"color": colour(number), "linestyle": line(number), "linewidth": 1.1, "baseline": None}
@@ -171,30 +199,37 @@ def _draw_sample(
     _draw_ratio(below, centres, *ratio, limit, bars)
 
 
-def _ratio(sample: Histogram, true: Histogram) -> tuple[Floats, Floats]:
-    """Ratio to the truth and its error from the sample alone; not a number where the truth has no entry."""
+def _ratio(sample: Histogram, true: Histogram, *, signed: bool) -> tuple[Floats, Floats]:
+    """Ratio to the truth and its error from the sample alone.
+
+    Not a number where the truth has no entry or, of what may be negative, cannot be told from 0.
+    """
     size = sample.values().shape
     ratio, error = np.full(size, np.nan), np.full(size, np.nan)
-    np.divide(sample.values(), true.values(), out=ratio, where=true.values() > 0)
-    np.divide(np.sqrt(sample.variances()), true.values(), out=error, where=true.values() > 0)
+    known = np.abs(true.values()) > (_TOLD_FROM_ZERO * np.sqrt(true.variances()) if signed else 0)
+    # Where a single cloud says what there is, nothing is known of its error.
+    known &= (true.variances() > 0) | (not signed)
+    np.divide(sample.values(), true.values(), out=ratio, where=known)
+    np.divide(np.sqrt(sample.variances()), np.abs(true.values()), out=error, where=known)
     return ratio, error
 
 
-def _ratio_limit(true: Histogram, ratios: list[tuple[Floats, Floats]]) -> float:
+def _ratio_limit(true: Histogram, ratios: list[tuple[Floats, Floats]], *, signed: bool) -> float:
     """Half the height of the ratio panel: the smallest of a few that shows nine in ten of all ratios and errors."""
-    _, band = _ratio(true, true)
+    _, band = _ratio(true, true, signed=signed)
     reach = np.concatenate([band, *(np.abs(ratio - 1) for ratio, _ in ratios)])
-    wanted = float(np.quantile(reach[np.isfinite(reach)], 0.9))
+    reach = reach[np.isfinite(reach)]
+    wanted = float(np.quantile(reach, 0.9)) if len(reach) else 0.0
     return next((limit for limit in _LIMITS if 1.2 * wanted <= limit), _LIMITS[-1])
 
 
-def _draw_truth(main: Axes, below: Axes, true: Histogram, label: str) -> None:
+def _draw_truth(main: Axes, below: Axes, true: Histogram, label: str, *, signed: bool) -> None:
     edges, error = true.axes[0].edges, np.sqrt(true.variances())
     mplhep.histplot(true, ax=main, histtype="fill", yerr=False, color=TRUTH, alpha=0.25, label=label)
     mplhep.histplot(true, ax=main, histtype="step", yerr=False, color=TRUTH, linewidth=1.0)
     band: dict[str, Any] = {"color": TRUTH, "alpha": 0.45, "linewidth": 0}
     main.stairs(true.values() + error, edges, baseline=true.values() - error, fill=True, **band)
-    ratio, ratio_error = _ratio(true, true)
+    ratio, ratio_error = _ratio(true, true, signed=signed)
     below.stairs(ratio + ratio_error, edges, baseline=ratio - ratio_error, fill=True, **{**band, "alpha": 0.25})
     below.axhline(1.0, color=TRUTH, linewidth=1.0)
 
@@ -221,6 +256,10 @@ def _finish(main: Axes, below: Axes, words: _Axes, drawn: Sequence[Histogram], l
     edges = drawn[0].axes[0].edges
     if words.log_x and edges[0] > 0:
         below.set_xscale("log")
+        if edges[-1] < _SHORT * edges[0]:
+            below.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            below.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            below.xaxis.set_minor_formatter(NullFormatter())
     elif words.integer:
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.xaxis.set_minor_locator(NullLocator())
@@ -243,5 +282,9 @@ def _finish(main: Axes, below: Axes, words: _Axes, drawn: Sequence[Histogram], l
         true, highest = drawn[0].values(), heights.max()
         main.set_ylim(max(0.3 * true[true > 0].min(), highest / _DECADES), 2.0 * highest)
     else:
-        main.set_ylim(0, 1.08 * heights.max())
+        depths = np.concatenate([each.values() - np.sqrt(each.variances()) for each in drawn])
+        low, high = (min(0.0, depths.min()), max(0.0, heights.max())) if words.signed else (0.0, heights.max())
+        main.set_ylim(low - (0.08 * (high - low) if low < 0 else 0.0), high + 0.08 * (high - low))
+        if low < 0:
+            main.axhline(0.0, color="black", linewidth=0.8)
     legend_above(main)

@@ -20,10 +20,11 @@ from pcdiff.evaluation.maps import plane
 from pcdiff.evaluation.plots import figure, profile_figure
 from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.evaluation.runs import RunSummary, differing
+from pcdiff.evaluation.slices import SLICE, slices
 from pcdiff.evaluation.summary_plots import classifier_figure, largest_pulls, ranking_figure
 from pcdiff.evaluation.tables import latex_table
 from pcdiff.files import atomic_folder, write_json
-from pcdiff.physics import Measured, observables, planes, profiles, titles
+from pcdiff.physics import Measured, noun, observables, planes, profiles, titles
 
 __all__ = ["write_report"]
 
@@ -95,6 +96,7 @@ def write_report(
         page = _environment().get_template("report.html.jinja")
         text = page.render(
             evaluation=evaluation,
+            clouds=noun(evaluation.kind),
             several=len(evaluation.samples) > 1,
             verdicts=[_verdict(sample, groups) for sample in evaluation.samples],
             ranking=_ranking(evaluation, pictures),
@@ -137,7 +139,7 @@ def _observables(
     levels = {name: known[name].level if name in known else "" for name in drawn}
     for heading, found in (
         ("Observables that differ", differ),
-        (f"Observables of {truth.kind}", [drawn[name] for name, level in levels.items() if level == "cloud"]),
+        (f"Observables of {noun(truth.kind)}", [drawn[name] for name, level in levels.items() if level == "cloud"]),
         ("Observables of points", [drawn[name] for name, level in levels.items() if level == "point"]),
         ("Profiles and maps", [drawn[name] for name, level in levels.items() if not level]),
     ):
@@ -156,6 +158,11 @@ def _drawn(truth: Measured, samples: Mapping[str, Measured], pictures: _Pictures
                     name, title, f"{title}: points of truth and samples", plane(first, second, truth, samples)
                 ),
             )
+    if truth.kind == "halos" and truth.clouds is not None:
+        drawn = {name: sample.clouds for name, sample in samples.items() if sample.clouds is not None}
+        title = f"A slice of {SLICE:g} Mpc/h through one box of each set"
+        text = f"{title}: halos of truth and samples, the area of a marker proportional to the mass"
+        yield "slices", pictures.add("slices", title, text, slices(truth.clouds, drawn))
     for name, observable in observables(truth.kind).items():
         if _known(name, truth, samples):
             text = f"Distribution of {observable.title} in truth and samples, and their ratio"
@@ -207,8 +214,11 @@ def _marginals(evaluation: Evaluation, groups: Sequence[tuple[str, list[_Picture
     drawn = {picture.name for _, pictures in groups for picture in pictures}
     different = {sample.compared.name: {metric.name for metric in sample.different} for sample in evaluation.samples}
     for row in evaluation.marginals():
-        pulls = {"w1": row.pull, "triangular": row.triangular, "chi2": row.chi_squared}
-        marked = [(pull, f"{metric}_{row.name}" in different[row.sample]) for metric, pull in pulls.items()]
+        pulls = {("w1",): row.pull, ("triangular", "deviation"): row.triangular, ("chi2",): row.chi_squared}
+        marked = [
+            (pull, any(f"{metric}_{row.name}" in different[row.sample] for metric in metrics))
+            for metrics, pull in pulls.items()
+        ]
         yield {"row": row, "figure": row.name if row.name in drawn else None, "pulls": marked}
 
 

@@ -16,7 +16,7 @@ from scipy.stats import t
 
 from pcdiff.errors import DataError, suggest
 from pcdiff.evaluation.metric import Metric
-from pcdiff.physics import Measured, observables, profiles, titles
+from pcdiff.physics import Measured, noun, observables, profiles, titles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -229,7 +229,7 @@ class Evaluation:
                     _with_unit(title, exponent, unit),
                     sample.compared.name,
                     *(("", "", "") if distance is None else _numbers(distance, exponent)),
-                    triangular=_pull(sample.metric(f"triangular_{name}")),
+                    triangular=_pull(sample.metric(f"triangular_{name}") or sample.metric(f"deviation_{name}")),
                     chi_squared=_pull(sample.metric(f"chi2_{name}")),
                     different=name in sample.blamed,
                 )
@@ -272,7 +272,7 @@ class Evaluation:
         sample = ["sample"] if len(self.samples) > 1 else []
         numbers = ["generated ± error", "truth floor ± error", "pull"]
         yield list(self.rows()), ["metric", *sample, *numbers], ""
-        headings = ["W1 of", *sample, *numbers, "pull of triangular", "of chi-squared"]
+        headings = ["W1 of", *sample, *numbers, "pull of triangular\nor deviation", "of chi-squared"]
         yield list(self.marginals()), headings, self._explanation()
 
     def _cells(self, row: Row | Marginal) -> list[str]:
@@ -304,7 +304,7 @@ class Evaluation:
 
     def _headline(self) -> str:
         samples = ", ".join(f"{sample.compared.name} ({sample.compared.clouds:,})" for sample in self.samples)
-        return f"{samples} against {self.truth.clouds:,} true {self.kind}"
+        return f"{samples} against {self.truth.clouds:,} true {noun(self.kind)}"
 
     def _explanation(self) -> str:
         lines = ["pull = (generated - floor) / combined error, positive where the sample is worse than truth"]

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from pcdiff.physics import Measured
+from pcdiff.physics import Measured, noun
 
 __all__ = [
     "LEGEND_LINE",
@@ -98,7 +98,7 @@ def named(name: str, measured: Measured) -> str:
     """A set in a legend: its name and size, and with weights the number of clouds of equal weight that tell as much."""
     effective = "" if measured.weights is None else f", effective {measured.effective_size:,.0f}"
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-    return plain(f"{name} ({len(measured):,} {measured.kind}{effective})")
+    return plain(f"{name} ({len(measured):,} {noun(measured.kind)}{effective})")
 
 
 def plain(text: str) -> str:

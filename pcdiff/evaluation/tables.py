@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pcdiff.evaluation.metric import Metric
 from pcdiff.evaluation.result import ComparedSet, Evaluation, common_exponent, with_error
+from pcdiff.physics import noun
 
 __all__ = ["latex", "latex_table"]
 
@@ -39,7 +40,7 @@ def latex(text: str) -> str:
 
 
 def latex_table(evaluation: Evaluation) -> str:
-    """A ``table`` environment of the metrics of the literature and the AUCs of classifiers; needs the package booktabs.
+    """A ``table`` environment of the metrics of the literature, deviations and the AUCs of classifiers; needs the package booktabs.
 
     A line for the truth-versus-truth floor, one more for each further size of samples, and a line for each sample. All numbers
     of a column are in the power of ten that its heading states.
@@ -67,7 +68,7 @@ def latex_table(evaluation: Evaluation) -> str:
 
 
 def _is_shown(metric: Metric) -> bool:
-    return metric.group == "published" or metric.name.startswith("auc_")
+    return metric.group == "published" or metric.name.startswith(("auc_", "deviation_"))
 
 
 def _tabular(
@@ -100,7 +101,7 @@ def _floors(
     sizes = dict.fromkeys(sample.compared.clouds for sample in evaluation.samples)
     for size in sizes:
         of_size = [samples[s.compared.name] for s in evaluation.samples if s.compared.clouds == size]
-        label = "truth" if len(sizes) == 1 else f"truth, {size:,} {evaluation.kind}"
+        label = "truth" if len(sizes) == 1 else f"truth, {size:,} {noun(evaluation.kind)}"
         yield latex(label), {name: found[name] for found in reversed(of_size) for name in names if name in found}
 
 
@@ -118,7 +119,9 @@ def _cell(metric: Metric | None, exponent: int, *, floor: bool) -> str:
 
 
 def _heading(metric: Metric) -> str:
-    """The title without its details; those of classifiers tell them apart."""
+    """The title without its details; those of classifiers tell them apart, and of deviations what they are of."""
+    if metric.name.startswith("deviation_"):
+        return metric.title.partition(", ")[2]
     return metric.title.split(",")[0] + (f" ({metric.name.removeprefix('auc_')})" if metric.group == "clouds" else "")
 
 
@@ -133,8 +136,8 @@ def _caption(evaluation: Evaluation) -> str:
     sizes = ", ".join(_size(sample.compared) for sample in evaluation.samples)
     shown = dict.fromkeys(m.title for sample in evaluation.samples for m in sample.metrics if _is_shown(m))
     return latex(
-        f"Generated {evaluation.kind} against {evaluation.truth.clouds:,} true ones: {sizes}. Columns: {'; '.join(shown)}. "
-        f"Errors of the samples are those of {evaluation.draws} bootstrap resamples of whole {evaluation.kind}, or as the metric's definition "
+        f"Generated {noun(evaluation.kind)} against {evaluation.truth.clouds:,} true ones: {sizes}. Columns: {'; '.join(shown)}. "
+        f"Errors of the samples are those of {evaluation.draws} bootstrap resamples of whole {noun(evaluation.kind)}, or as the metric's definition "
         "states them; the line of the truth is the value and spread of the same metric between two samples of the truth of the same "
         "sizes, and chance for an AUC."
     )

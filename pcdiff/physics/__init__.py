@@ -8,14 +8,16 @@ from scipy.sparse import csr_array
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.physics import jets, vectors
-from pcdiff.physics.observable import Measured, Observable, Profile
+from pcdiff.physics import halos, jets, vectors
+from pcdiff.physics.observable import Measured, Observable, Profile, noun
 
-__all__ = ["Measured", "Observable", "Profile", "measure", "observables", "planes", "profiles", "titles"]
+__all__ = ["Measured", "Observable", "Profile", "measure", "noun", "observables", "planes", "profiles", "titles"]
 
-_BY_KIND = {"jets": jets.OBSERVABLES, "vectors": vectors.OBSERVABLES}
-_PROFILES = {"jets": jets.PROFILES}
+_BY_KIND = {"jets": jets.OBSERVABLES, "halos": halos.OBSERVABLES, "vectors": vectors.OBSERVABLES}
+_PROFILES = {"jets": jets.PROFILES, "halos": halos.PROFILES}
 _PLANES = {"vectors": vectors.PLANES}
+# What refuses other units than those of the observables.
+_REQUIRED = {"jets": jets.require_units, "halos": halos.require_units}
 
 
 def observables(kind: str) -> dict[str, Observable]:
@@ -68,11 +70,12 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
     clouds.validate(where)
     kind = clouds.schema.kind
     known = observables(kind)
-    if kind == "jets":
-        jets.require_units(clouds, where)
+    if kind in _REQUIRED:
+        _REQUIRED[kind](clouds, where)
     weights = _weights(clouds, where)
     values: dict[str, npt.NDArray[np.float64]] = {}
     contents: dict[str, csr_array] = {}
+    totals: dict[str, npt.NDArray[np.float64]] = {}
     missing: dict[str, str] = {}
     stored = set(clouds.schema.point_names)
     for observable in known.values():
@@ -98,6 +101,9 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
             contents[profile.name] = profile.function(clouds)
         except DataError as error:
             missing[profile.name] = str(error)
+            continue
+        if profile.totals is not None:
+            totals[profile.name] = profile.totals(clouds)
     return Measured(
         kind=kind,
         counts=clouds.counts,
@@ -109,6 +115,7 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
         # They need the same columns as the relative mass.
         polynomials=jets.flow_polynomials(clouds, workers=workers) if "relative_mass" in values else None,
         clouds=clouds,
+        totals=totals,
     )
 
 

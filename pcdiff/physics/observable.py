@@ -12,9 +12,21 @@ from scipy.sparse import csr_array
 
 from pcdiff.clouds import PointClouds
 
-__all__ = ["Measured", "Observable", "Profile"]
+__all__ = ["Measured", "Observable", "Profile", "noun"]
 
 Floats = npt.NDArray[np.float64]
+
+# What is counted where the kind of clouds names their points.
+_NOUNS = {"halos": "boxes"}
+
+
+def noun(kind: str) -> str:
+    """What clouds of a kind are called where they are counted.
+
+    >>> noun("jets"), noun("halos")
+    ('jets', 'boxes')
+    """
+    return _NOUNS.get(kind, kind)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,8 @@ class Profile:
     """A histogram in one or two variables that each cloud fills, of which a set has the mean over its clouds.
 
     A cloud may fill it many times and with weights, such as once for each pair of its points: what would be too many numbers to
-    keep is kept as the contents of fixed bins, a sparse row a cloud.
+    keep is kept as the contents of fixed bins, a sparse row a cloud. Where the mean is one over other things, such as pairs, a cloud also
+    has their number in each bin, and a set the sum of contents over the sum of these.
 
     Attributes:
         name: key of tables and files.
@@ -66,6 +79,8 @@ class Profile:
         log_y: a picture reads best with the contents on a logarithmic axis (or colour scale).
         columns: stored point columns without which there is no such profile.
         categories: names of the bins, where these are no ranges of a number.
+        totals: takes :class:`PointClouds`, returns what the contents are a mean over, float64 (n, b), not negative; None for clouds.
+        distribution: the contents are never negative and add up, as those of a histogram do; those of a correlation do not.
     """
 
     name: str
@@ -78,6 +93,8 @@ class Profile:
     log_y: bool = False
     columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    totals: Callable[[PointClouds], Floats] | None = None
+    distribution: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class Measured:
         weights: shape (n,), how much each cloud counts, of mean 1; None when all count alike.
         polynomials: energy-flow polynomials, shape (n, 36); None where they are not known.
         clouds: what was measured; None where only values are known.
+        totals: profile name -> what its contents are a mean over, shape (n, b), of those that are not means over clouds.
     """
 
     kind: str
@@ -106,6 +124,7 @@ class Measured:
     weights: Floats | None = None
     polynomials: Floats | None = None
     clouds: PointClouds | None = None
+    totals: dict[str, Floats] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.counts)

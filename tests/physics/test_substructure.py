@@ -11,7 +11,7 @@ import pytest
 
 from pcdiff.physics import jets
 from pcdiff.physics.jets import clustering, correlators
-from pcdiff.physics.jets.constituents import remembered
+from pcdiff.physics.remembered import remembered
 
 TRIANGLE = [(0.0, 0.0, 1 / 3), (0.3, 0.0, 1 / 3), (0.15, 0.15 * np.sqrt(3), 1 / 3)]
 # The first two are close, the third is far from both; all at etarel 0, where rapidity and azimuth are plain angles.

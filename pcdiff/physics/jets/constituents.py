@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterator
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator
 
 import awkward as ak
 import numpy as np
@@ -13,7 +11,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 
-__all__ = ["columns", "fractions", "numbers", "owners", "pieces", "ratio", "relative", "remembered"]
+__all__ = ["columns", "fractions", "numbers", "owners", "pieces", "ratio", "relative"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,18 +71,3 @@ def pieces(sizes: npt.NDArray[np.int64], limit: int) -> Iterator[slice]:
     for start, stop in itertools.pairwise(bounds):
         if stop > start:
             yield slice(start, stop)
-
-
-def remembered(function: Callable[[PointClouds], Floats]) -> Callable[[PointClouds], Floats]:
-    """A function whose result is kept, read-only, as long as its clouds: several observables come out of one pass."""
-    results: WeakKeyDictionary[PointClouds, Floats] = WeakKeyDictionary()
-
-    @functools.wraps(function)
-    def lookup(clouds: PointClouds) -> Floats:
-        if clouds not in results:
-            found = function(clouds)
-            found.flags.writeable = False
-            results[clouds] = found
-        return results[clouds]
-
-    return lookup

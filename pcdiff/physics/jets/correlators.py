@@ -20,7 +20,8 @@ from pcdiff.clouds import PointClouds
 from pcdiff.kinematics import wrap
 from pcdiff.physics.histogram import filled
 from pcdiff.physics.jets.clustering import massless, reclustered
-from pcdiff.physics.jets.constituents import fractions, numbers, owners, pieces, ratio, relative, remembered
+from pcdiff.physics.jets.constituents import fractions, numbers, owners, pieces, ratio, relative
+from pcdiff.physics.remembered import remembered
 
 __all__ = ["CORRELATOR_EDGES", "c2", "d2", "energy_energy_correlator"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.errors import DataError
 from pcdiff.physics.jets.constituents import numbers, relative
+from pcdiff.physics.units import require_standard_units
 from pcdiff.schema import jet_schema
 
 __all__ = [
@@ -106,14 +106,7 @@ def require_units(clouds: PointClouds, where: str) -> None:
         DataError: a column of a standard name has another unit than the standard one.
     """
     found = clouds.schema
-    standard = jet_schema(found.point_names, found.cloud_names)
-    for level, have, want in (("point", found.points, standard.points), ("cloud", found.clouds, standard.clouds)):
-        for column, expected in zip(have, want, strict=True):
-            if expected.unit and column.unit != expected.unit:
-                raise DataError(
-                    f"{where}: {level} feature {column.name!r} is in {column.unit or 'no unit'!r}, "
-                    f"expected {expected.unit!r}"
-                )
+    require_standard_units(found, jet_schema(found.point_names, found.cloud_names), where)
 
 
 def _invariant_mass(pt: ak.Array, eta: ak.Array, phi: ak.Array, mass: ak.Array) -> npt.NDArray[np.float64]:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.physics.jets.clustering import massless, reclustered
-from pcdiff.physics.jets.constituents import ratio, remembered
+from pcdiff.physics.jets.constituents import ratio
+from pcdiff.physics.remembered import remembered
 
 __all__ = ["tau1", "tau2", "tau3", "tau21", "tau32"]
 
