@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from pcdiff.config import MultiplicityConfig
-from pcdiff.count_regression import RegressionMultiplicity
-from pcdiff.multiplicity import build_multiplicity
+from pcdiff.multiplicity import RegressionMultiplicity, build_multiplicity
 
 
 def law(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

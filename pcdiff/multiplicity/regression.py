@@ -25,7 +25,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from pcdiff.multiplicity import KNOTS, ROWS, Draw, Multiplicity, quiet
+from pcdiff.multiplicity.base import KNOTS, ROWS, Draw, Multiplicity, quiet
 from pcdiff.seeds import Purpose, stream
 
 __all__ = ["RegressionMultiplicity"]

@@ -1,6 +1,6 @@
-r"""How many points a cloud has, and its features: p(number of points, cloud features | type).
+r"""The number of points and the cloud features as a flow: p(number of points, cloud features | type).
 
-The flow draws them jointly. Each marginal is first mapped to a standard normal through its own quantiles, u = F(x), z = Phi^-1(u):
+Both are drawn jointly. Each marginal is first mapped to a standard normal through its own quantiles, u = F(x), z = Phi^-1(u):
 a number of points, being discrete, is de-quantised within its step of F, so that sharp edges and pile-ups (a cut at 800
 GeV, all jets of more than 30 constituents kept at 30) are met exactly and the flow has only the dependence to learn. The
 flow is a neural spline flow (arXiv 1906.04032) from zuko or RealNVP (arXiv 1605.08803), conditioned on the type.
@@ -20,7 +20,6 @@ cell.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,23 +32,11 @@ from torch import Tensor, nn
 from pcdiff.config import MultiplicityConfig
 from pcdiff.errors import ConfigError
 from pcdiff.flows import RealNVP, fit_flow, invert_flow
+from pcdiff.multiplicity.base import KNOTS, Draw, Multiplicity, quiet
 from pcdiff.seeds import Purpose, stream
 
-__all__ = [
-    "KNOTS",
-    "ROWS",
-    "Draw",
-    "EmpiricalMultiplicity",
-    "FlowMultiplicity",
-    "Multiplicity",
-    "build_multiplicity",
-    "quiet",
-]
+__all__ = ["FlowMultiplicity"]
 
-# Knots of a stored quantile function.
-KNOTS = 1025
-# Most rows of a type in the empirical model: more add megabytes to the generator and nothing that can be seen.
-ROWS = 20_000
 # Uniforms are kept this far from 0 and 1, where the normal quantile is infinite.
 _EDGE = 1e-6
 # The integrals over the normal score of the number of points: between these bounds, beyond which lies 2e-9 of a normal,
@@ -58,79 +45,6 @@ _EDGE = 1e-6
 _BOUND, _PANEL, _NODES = 6.0, 1 / 16, 6
 # Densities that are computed at a time: their hidden layers stay in the cache.
 _CHUNK = 1 << 14
-
-Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-"""Number of points (n,) and cloud features (n, K) in physical units."""
-
-
-def quiet() -> None:
-    """No progress to show."""
-
-
-class Multiplicity(nn.Module, ABC):
-    """A model of (number of points, K cloud features | type); its tensors are stored with the generator.
-
-    ``draw`` takes ``normals`` of shape (n, 1 + K) and type positions (n,).
-    """
-
-    features: int
-    conditional = False
-    """Whether features can be given to :meth:`draw`, which then draws all else as it is for these."""
-
-    @abstractmethod
-    def fit(
-        self,
-        counts: npt.NDArray[np.int64],
-        features: npt.NDArray[Any],
-        types: npt.NDArray[np.int64],
-        seed: int,
-        progress: Callable[[], None] = quiet,
-    ) -> None:
-        """Learn from clouds: ``counts`` (n,), ``features`` (n, K), ``types`` (n,); ``progress`` is called at each step."""
-
-    @abstractmethod
-    def draw(
-        self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64], given: Mapping[int, float] | None = None
-    ) -> Draw:
-        """Values for standard normal noise.
-
-        Args:
-            given: values of some features, by their number; only where the model is :attr:`conditional`.
-        """
-
-    @abstractmethod
-    def quantiles(self, column: int) -> npt.NDArray[np.float64]:
-        """Values of the training data at even levels from 0 to 1, shape (m,): of the number of points, whose column is 0, or of feature
-        column - 1. Whole numbers all through where the column holds no others."""
-
-    @abstractmethod
-    def log_count(
-        self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
-        """Natural logarithm of p(number of points | cloud features, type), shape (n,), for the likelihood of a cloud.
-
-        ``counts`` (n,), ``features`` (n, K) in physical units, ``types`` (n,). Minus infinity for a number of points
-        that no cloud of the training data had.
-        """
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take stored tensors; tables are as long as the data they were fitted to, so their shapes come from the file."""
-        for name, buffer in list(self.named_buffers()):
-            if name in tensors and tensors[name].ndim == buffer.ndim:
-                owner, _, attribute = name.rpartition(".")
-                setattr(self.get_submodule(owner), attribute, tensors[name].clone())
-        self.load_state_dict(dict(tensors))
-
-
-def build_multiplicity(config: MultiplicityConfig, features: int, types: int) -> Multiplicity:
-    """The model that a config names, for K ``features`` and that many ``types``."""
-    if config.kind == "flow":
-        return FlowMultiplicity(config, features, types)
-    if config.kind == "regression":
-        from pcdiff.count_regression import RegressionMultiplicity
-
-        return RegressionMultiplicity(features, types)
-    return EmpiricalMultiplicity(features)
 
 
 class _Marginal(nn.Module):
@@ -309,65 +223,3 @@ class FlowMultiplicity(Multiplicity):
         middle, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
         x, w = special.roots_legendre(_NODES)
         return (middle[:, None] + half[:, None] * x).ravel(), (half[:, None] * w).ravel()
-
-
-class EmpiricalMultiplicity(Multiplicity):
-    """Draws whole rows (number of points, cloud features) from those of the training clouds of the same type."""
-
-    rows: Tensor
-    row_types: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.features = features
-        self.register_buffer("rows", torch.zeros(1, 1 + features, dtype=torch.float64))
-        self.register_buffer("row_types", torch.zeros(1, dtype=torch.int64))
-
-    def fit(
-        self,
-        counts: npt.NDArray[np.int64],
-        features: npt.NDArray[Any],
-        types: npt.NDArray[np.int64],
-        seed: int,
-        progress: Callable[[], None] = quiet,
-    ) -> None:
-        rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
-        # Of each type by itself, so that a rare one keeps its rows.
-        order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:ROWS] for kind in np.unique(types)])
-        self.rows = torch.from_numpy(np.column_stack([counts[order], features[order]]).astype(np.float64))
-        self.row_types = torch.from_numpy(types[order])
-        progress()
-
-    def draw(
-        self,
-        normals: npt.NDArray[Any],
-        types: npt.NDArray[np.int64],
-        given: Mapping[int, float] | None = None,  # noqa: ARG002
-    ) -> Draw:
-        sorted_types = self.row_types.numpy()
-        first = np.searchsorted(sorted_types, types, side="left")
-        last = np.searchsorted(sorted_types, types, side="right")
-        unit = special.ndtr(normals[:, 0])
-        index = np.minimum(first + (unit * (last - first)).astype(np.int64), last - 1)
-        rows = self.rows.numpy()[index]
-        return rows[:, 0].astype(np.int64), rows[:, 1:]
-
-    def quantiles(self, column: int) -> npt.NDArray[np.float64]:
-        values = self.rows.numpy()[:, column]
-        found: npt.NDArray[np.float64] = np.quantile(values, np.linspace(0, 1, KNOTS))
-        return np.rint(found) if np.all(values == np.rint(values)) else found
-
-    def log_count(
-        self,
-        counts: npt.NDArray[np.int64],
-        features: npt.NDArray[Any],  # noqa: ARG002
-        types: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.float64]:
-        """Of the marginal p(number of points | type), the fraction of the type's rows: the features are not used."""
-        rows, row_types = self.rows.numpy()[:, 0].astype(np.int64), self.row_types.numpy()
-        out = np.full(len(counts), -np.inf)
-        for kind in np.unique(types):
-            repeats = np.bincount(rows[row_types == kind], minlength=int(counts.max()) + 1)
-            with np.errstate(divide="ignore"):
-                out[types == kind] = np.log(repeats[counts[types == kind]] / max(1, repeats.sum()))
-        return out
