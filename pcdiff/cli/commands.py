@@ -138,6 +138,30 @@ def likelihood(args: argparse.Namespace) -> None:
         _say(f"of it from the probes of the divergence: {np.sqrt((found.error**2).mean() / len(clouds)):.4f}")
 
 
+def posterior(args: argparse.Namespace) -> None:
+    """``pcdiff posterior``"""
+    from pcdiff.cli.progress import bar
+    from pcdiff.generator import Generator
+    from pcdiff.inference import posteriors
+    from pcdiff.io import read
+    from pcdiff.resources import find
+
+    clouds = read(find(args.file), **_reading(args))[: getattr(args, "n", None)]
+    chosen = _given(args, "features", "levels", "seed", "device")
+    with bar("posterior", len(clouds)) as advance:
+        found = posteriors(Generator.load(args.generator), clouds, **chosen, progress=advance)
+    names = found[0].names
+    truth = {name: clouds.feature(name) for name in names if name in clouds.schema.cloud_names}
+    rows = []
+    for i, one in enumerate(found):
+        row = [str(i)]
+        for name in names:
+            row.append(f"{one.mean(name):.4f} ± {one.std(name):.4f}")
+            row.append(f"{truth[name][i]:.4f}" if name in truth else "")
+        rows.append(tuple(row))
+    _print_table(("catalogue", *(word for name in names for word in (name, "in the file"))), rows)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """``pcdiff evaluate``"""
     from pcdiff.cli.progress import stages

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
-from pcdiff.cli.arguments import OneOf, count, count_or_all, length_or_all, window, window_or_value
+from pcdiff.cli.arguments import OneOf, count
+from pcdiff.cli.data_parser import add_data
 from pcdiff.errors import suggest
 
 __all__ = ["build_parser", "parse"]
@@ -88,7 +89,7 @@ def build_parser() -> _Parser:
     _add_training(names)
     _add_sampling(names)
     _add_files(names)
-    _add_data(names)
+    add_data(_group(names, "data", "make and fetch data sets"), _command, _group)
     _add_tracking(names)
     _add_config(names)
     return parser
@@ -209,6 +210,28 @@ def _add_sampling(names: Any) -> None:
     likelihood.add_argument("--seed", metavar="SEED", type=int, help="seed of the probes")
     likelihood.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
 
+    posterior = _command(
+        names,
+        "posterior",
+        commands.posterior,
+        "what universe catalogues are from: the posterior of features that a generator is conditioned on",
+        "pcdiff.inference.posteriors",
+    )
+    posterior.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
+    posterior.add_argument("file", metavar="FILE", help="file or glob of point clouds")
+    posterior.add_argument("-n", dest="n", metavar="N", type=count, help="only the first N clouds; default: all")
+    _add_reading(posterior, "--from", "FILE")
+    posterior.add_argument(
+        "--feature",
+        metavar="NAME",
+        dest="features",
+        action="append",
+        help="feature to infer, twice for two; default: all that the generator is conditioned on",
+    )
+    posterior.add_argument("--levels", metavar="N", type=count, help="levels of noise, with two draws each")
+    posterior.add_argument("--seed", metavar="SEED", type=int, help="seed of the noise")
+    posterior.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+
     evaluate = _command(
         names,
         "evaluate",
@@ -325,72 +348,6 @@ def _add_reading(parser: _Parser, format_option: str, file: str) -> None:
         default=[],
         help=f"of the reader of {file}, for example jets=FatJet; may be repeated",
     )
-
-
-def _add_data(names: Any) -> None:
-    data = _group(names, "data", "make and fetch data sets")
-    made = _group(data, "make", "simulate a data set")
-    jets = _command(
-        made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet", "pcdiff.data.make_jets"
-    )
-    jets.add_argument("--process", metavar="TYPE", required=True, help="what starts the jets: g, q, t, w or z")
-    jets.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of jets")
-    jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/jets_TYPE_N.hdf5 when absent")
-    jets.add_argument("--radius", metavar="R", type=float, help="radius of the anti-kt jets")
-    jets.add_argument("--pt", metavar="LOW:HIGH", type=window, help="window of the jet pT in GeV")
-    jets.add_argument("--eta", metavar="MAX", type=float, help="largest absolute pseudorapidity of a jet")
-    jets.add_argument("--constituents", metavar="N", type=count_or_all, help="most constituents kept of a jet, or all")
-    jets.add_argument(
-        "--significant-bits",
-        metavar="N",
-        type=count,
-        help="round to this many binary digits, so files shrink; default: all",
-    )
-    jets.add_argument(
-        "--max-ctau",
-        metavar="MM",
-        type=length_or_all,
-        help="longest mean c tau, in mm, of particles that decay, or all",
-    )
-    jets.add_argument("--labels", action="store_true", help="store charge and class of each constituent")
-    jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
-    jets.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
-
-    halos = _command(
-        made,
-        "halos_pm",
-        commands.make_halos,
-        "simulate halo catalogues with a particle mesh",
-        "pcdiff.data.make_halos",
-    )
-    halos.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of boxes")
-    halos.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/halos_pm_N.hdf5 when absent")
-    halos.add_argument(
-        "--omega-m", metavar="LOW:HIGH", type=window_or_value, help="window of Omega_m, or one value for all boxes"
-    )
-    halos.add_argument(
-        "--sigma-8", metavar="LOW:HIGH", type=window_or_value, help="window of sigma_8, or one value for all boxes"
-    )
-    halos.add_argument("--steps", metavar="STEPS", type=count, help="steps of the simulation")
-    halos.add_argument("--refinement", metavar="N", type=count, help="mesh cells along a side for each particle")
-    halos.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same boxes")
-    halos.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
-
-    toy = _command(made, "toy", commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy")
-    toy.add_argument(
-        "--shape",
-        metavar="NAME",
-        required=True,
-        help="gaussian, two-gaussians, spiral, swiss-roll or eight-gaussians",
-    )
-    toy.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of points")
-    toy.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/toy_NAME_N.parquet when absent")
-    toy.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same points")
-
-    fetch = _command(data, "fetch", commands.fetch, "download a public data set and check its sum", "pcdiff.data.fetch")
-    fetch.add_argument("name", metavar="NAME", help="jetnet30, jetnet150, or fpnd: what FPND compares jets with")
-    fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
-    fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="folder to put the file in")
 
 
 def _add_tracking(names: Any) -> None:
