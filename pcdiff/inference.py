@@ -10,7 +10,7 @@ only the diffusion term depends on theta,
     D(theta) = 1/2 int E |eps - eps_hat(x_t, theta)|^2 d log_snr.
 
 The levels are even in log-SNR, and at each there are two draws of noise, a and b. All theta see the same levels and draws, so D is as smooth in
-theta as the net, and a cubic spline through few theta gives it: first on a coarse grid over the prior, then on one of 7 theta a feature where the posterior
+theta as the net, and a cubic spline through few theta gives it: first on a coarse grid over the prior, then on one of as many theta where the posterior
 is. The noise of the draws is an error like any other. With the surfaces a and b of each level, (a + b) / 2 is known up to (a - b) / 2; the posterior is the
 mean of those of many surfaces (a + b) / 2 + z (a - b) / 2, z standard normal for each level.
 
@@ -42,7 +42,7 @@ __all__ = ["Posterior", "posteriors"]
 Floats = npt.NDArray[np.float64]
 
 # Theta a feature of the coarse grid and of the fine one, and points a feature on which the posterior is tabulated.
-_COARSE, _FINE, _TABLE = 5, 7, 121
+_COARSE, _FINE, _TABLE = 5, 5, 121
 # Of the fine grid: how many standard deviations it reaches, and its least size as a part of the prior.
 _REACH, _LEAST = 4.0, 0.2
 # Levels of the coarse surface, and surfaces that the noise of the draws is averaged over.

@@ -216,13 +216,15 @@ class _Message(MessagePassing):  # type: ignore[misc]
         sent = torch.cat([gate, v.flatten(1)], dim=1)
         found = self.propagate(edges, sent=sent, filters=self.filter(basis), direction=direction, size=(points, points))
         found = found * (points / max(1, edges.shape[1])) ** 0.5
-        return found[:, :hidden], found[:, hidden:].unflatten(1, (3, -1))
+        numbers, vectors = torch.split(found, [hidden, found.shape[1] - hidden], dim=1)
+        return numbers, vectors.view(points, 3, -1)
 
     def message(self, sent_j: Tensor, filters: Tensor, direction: Tensor) -> Tensor:
         """What flows along each edge, shape (E, F + 3 V)."""
-        gates = filters.shape[1]
-        number, along, step = torch.split(sent_j[:, :gates] * filters, self.sizes, dim=1)
-        v = sent_j[:, gates:].view(len(filters), 3, -1)
+        # Split and not sliced, whose derivatives fill whole tensors with zeros.
+        gate, vectors = torch.split(sent_j, [filters.shape[1], sent_j.shape[1] - filters.shape[1]], dim=1)
+        number, along, step = torch.split(gate * filters, self.sizes, dim=1)
+        v = vectors.view(len(filters), 3, -1)
         pulled = along[:, None, :] * v + step[:, None, :] * direction[:, :, None]
         return torch.cat([number, pulled.flatten(1)], dim=1)
 
