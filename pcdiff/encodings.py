@@ -115,7 +115,9 @@ class NormalScore:
     @classmethod
     def fit(cls, name: str, values: npt.NDArray[Any]) -> NormalScore:
         """The quantiles of the values."""
-        found = np.quantile(np.asarray(values, np.float64), special.ndtr(_SCORES))
+        # The ends are those of the data, whose largest value no quantile of the last score reaches.
+        levels = np.concatenate([[0.0], special.ndtr(_SCORES[1:-1]), [1.0]])
+        found = np.quantile(np.asarray(values, np.float64), levels)
         # Repeated values have no one score: they are held apart by less than single precision.
         least = 1e-9 * max(1.0, float(np.abs(found).max())) * np.arange(len(found))
         return cls(name, tuple((np.maximum.accumulate(found) + least).tolist()))

@@ -133,10 +133,13 @@ class Transform:
             if present.min() < 0 or present.max() >= len(names):
                 raise DataError(f"cloud feature 'type' has values {present.tolist()}, expected 0 to {len(names) - 1}")
             types = tuple(names[int(i)] for i in present)
-        constants = _constants(clouds, list(points), list(features)) if clouds.schema.kind == "halos" else {}
+        constants = _constants(clouds, points, list(features)) if clouds.schema.kind == "halos" else {}
         schema = _generated_schema(clouds.schema, list(points), [*constants, *features], types)
         signed = {name for reflection in schema.reflections for name in reflection.points}
         signed_rows = {name for reflection in schema.reflections for name in reflection.clouds}
+        for name, function in points.items():
+            if function == "periodic" and not (clouds.schema.kind == "halos" and name in POSITION):
+                raise DataError(f"point feature {name!r} is no position in a periodic box, so it cannot be periodic")
         # One scale for all components of a vector, which must stay one whatever the axes are called.
         together = {name: [columns[part] for part in vector] for vector in schema.vectors for name in vector}
         encodings = tuple(
@@ -341,21 +344,22 @@ class Transform:
         )
 
 
-def _constants(clouds: PointClouds, points: list[str], features: list[str]) -> dict[str, float]:
-    """Cloud columns of catalogues that are the same for all and condition nothing."""
+def _constants(clouds: PointClouds, points: Mapping[str, Function], features: Sequence[str]) -> dict[str, float]:
+    """Cloud columns of catalogues that are the same for all and condition nothing; what is said of positions is checked."""
     for name in POSITION:
-        if name not in points:
+        if points.get(name) != "periodic":
+            found = f"{name!r} as {points[name]}" if name in points else f"no {name!r}"
             raise DataError(
-                f"halo catalogues have no {name!r} among the point features {', '.join(points)}; expected x, y, z"
+                f"halo catalogues lie in a periodic box: found {found} among the point features, expected {name}: periodic"
             )
-    rows = {name: clouds.feature(name) for name in clouds.schema.cloud_names if name not in features}
     sizes = np.unique(clouds.feature("box_size"))
     if len(sizes) > 1:
         raise DataError(
             f"the boxes of the catalogues have sizes from {sizes[0]:g} to {sizes[-1]:g} {clouds.schema.cloud('box_size').unit}; "
             "expected one size"
         )
-    return {name: float(values[0]) for name, values in rows.items() if np.all(values == values[0]) and name != "weight"}
+    rows = {name: clouds.feature(name) for name in clouds.schema.cloud_names if name not in (*features, "weight")}
+    return {name: float(values[0]) for name, values in rows.items() if np.all(values == values[0])}
 
 
 def _generated_schema(source: Schema, points: list[str], features: list[str], types: tuple[str, ...]) -> Schema:

@@ -132,7 +132,7 @@ def test_all_mistakes_at_once_each_with_its_place(file: Path) -> None:
         ({"features": {"points": {}}}, "features.points: found {}, expected at least 1 item"),
         (
             {"features": {"points": {"ptrel": "lg"}}},
-            "features.points.ptrel: found 'lg', expected 'standard', 'log' or 'categorical'",
+            "features.points.ptrel: found 'lg', expected 'standard', 'log', 'normal-score', 'categorical' or 'periodic'",
         ),
         ({"features": {"points": {1: "log"}}}, "features.points.1: found 1, expected text"),
         ({"data": {"train": ["a", 1], "validation": "v"}}, "data.train.1: found 1, expected text"),

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from pcdiff.encodings import Categories, Combinations, Scale, encoding_of, leading_scale
+from pcdiff.encodings import Categories, Combinations, NormalScore, Periodic, Scale, encoding_of, leading_scale
 from pcdiff.errors import DataError
 
 # Categories of unequal shares; numbers that are neither even nor start at 0; one category alone.
@@ -121,3 +122,55 @@ def test_combinations_are_those_of_the_training_data() -> None:
         DataError, match="features charge, photon have 101 different combinations; expected at most 100"
     ):
         Combinations.fit(encodings, {"charge": np.arange(101) % 51, "photon": np.arange(101) % 53})
+
+
+def test_a_normal_score_makes_the_training_data_normal() -> None:
+    """What has a sharp edge and a long tail; its values come back, and none lies beyond the training data."""
+    rng = np.random.default_rng(1)
+    values = (13.3 + rng.exponential(0.3, 50_000)).astype(np.float32)
+    encoding = NormalScore.fit("log10_mass", values)
+    z = encoding.forward(values)
+    assert stats.kstest(z, "norm").pvalue > 1e-3
+    np.testing.assert_allclose(encoding.inverse(z), values, rtol=1e-6)
+    ends = encoding.inverse(np.array([-9, 9], np.float32))
+    np.testing.assert_allclose(ends, [values.min(), values.max()], rtol=1e-6)
+    assert encoding_of(json.loads(json.dumps(vars(encoding)))) == encoding
+
+
+def test_the_slope_of_a_normal_score_is_the_density_over_the_normal_density() -> None:
+    """z = Phi^-1(F(x)), so dz/dx = p(x) / phi(z); here of an exponential distribution."""
+    values = stats.expon.ppf((np.arange(400_000) + 0.5) / 400_000)
+    encoding = NormalScore.fit("x", values)
+    x = np.linspace(0.1, 5, 50)
+    z = stats.norm.ppf(stats.expon.cdf(x))
+    expected = stats.expon.logpdf(x) - stats.norm.logpdf(z)
+    np.testing.assert_allclose(encoding.log_slope(x), expected, atol=0.03)
+    step = 1e-3
+    slopes = (encoding.forward(x + step).astype(float) - encoding.forward(x - step)) / (2 * step)
+    np.testing.assert_allclose(np.log(slopes), encoding.log_slope(x), atol=0.03)
+
+
+def test_repeated_values_have_strictly_rising_knots() -> None:
+    encoding = NormalScore.fit("x", np.array([1.0] * 90 + [2.0] * 10))
+    assert np.all(np.diff(encoding.knots) > 0)
+    np.testing.assert_allclose(encoding.inverse(np.array([-1.0, 3.0], np.float32)), [1, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 32.0, 125.0, 1000.0])
+def test_a_position_comes_back_from_any_image_of_the_box(size: float) -> None:
+    encoding = Periodic("x", size)
+    values = (size * np.random.default_rng(2).random(1000)).astype(np.float32)
+    values = values[values < size]
+    units = encoding.forward(values)
+    assert units.min() >= 0
+    assert units.max() <= encoding.period
+    for turns in (-2, 0, 3):
+        back = encoding.inverse(units.astype(np.float64) + turns * encoding.period)
+        assert back.min() >= 0
+        assert back.max() < size
+        difference = np.abs(back - values)
+        assert np.minimum(difference, size - difference).max() < 1e-5 * size
+    np.testing.assert_allclose(np.exp(encoding.log_slope(values)), encoding.period / size)
+    assert encoding_of(json.loads(json.dumps(vars(encoding)))) == encoding
+    # Just below the box, where rounding would give the size itself.
+    assert encoding.inverse(np.array([np.nextafter(encoding.period, 0)]))[0] < size

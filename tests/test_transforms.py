@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 
 import awkward as ak
 import numpy as np
 import pytest
 
 from pcdiff.clouds import PointClouds
-from pcdiff.encodings import Scale
+from pcdiff.encodings import Function, Scale
 from pcdiff.errors import DataError
-from pcdiff.schema import Feature, Schema, jet_schema, vector_schema
+from pcdiff.schema import Feature, halo_schema, jet_schema, vector_schema
 from pcdiff.transforms import Transform, cloud_columns, point_columns
 
 POINTS = {"etarel": "standard", "phirel": "standard", "ptrel": "log"}
@@ -171,13 +173,107 @@ def test_vectors_come_back_without_azimuth_and_type() -> None:
 
 
 def test_what_cannot_be_generated_is_refused() -> None:
-    halos = PointClouds.from_flat({"x": np.ones(2)}, [0, 2], {}, Schema("halos", (Feature("x", "Mpc/h"),)))
-    with pytest.raises(DataError, match="cannot generate halos: only jets and vectors"):
-        Transform.fit(halos, {"x": "standard"}, {})
     with pytest.raises(DataError, match="no point feature 'ptrel': there are: x"):
         Transform.fit(
             PointClouds.from_flat({"x": np.ones(2)}, [0, 1, 2], {}, vector_schema(["x"])), {"ptrel": "log"}, {}
         )
+
+
+def boxes(sizes: Sequence[float] = (50.0, 50.0), redshifts: Sequence[float] = (0.0, 0.0)) -> PointClouds:
+    """Halo catalogues of three halos each."""
+    rng = np.random.default_rng(0)
+    n = 3 * len(sizes)
+    columns = {name: (50 * rng.random(n)).astype(np.float32) for name in "xyz"}
+    columns |= {
+        name: (scale * rng.standard_normal(n)).astype(np.float32)
+        for name, scale in (("vx", 100), ("vy", 300), ("vz", 200))
+    }
+    columns["log10_mass"] = (13 + rng.exponential(0.3, n)).astype(np.float32)
+    features = {
+        "box_size": np.array(sizes, np.float32),
+        "redshift": np.array(redshifts, np.float32),
+        "omega_m": np.linspace(0.1, 0.5, len(sizes), dtype=np.float32),
+    }
+    offsets = np.arange(0, n + 1, 3)
+    return PointClouds.from_flat(columns, offsets, features, halo_schema(tuple(columns), tuple(features)))
+
+
+PERIODIC = {
+    **dict.fromkeys(("x", "y", "z"), "periodic"),
+    **dict.fromkeys(("vx", "vy", "vz"), "standard"),
+    "log10_mass": "normal-score",
+}
+
+
+def test_boxes_come_back() -> None:
+    """What is the same for all boxes and conditions nothing is kept with the transform."""
+    clouds = boxes()
+    transform = Transform.from_dict(
+        json.loads(json.dumps(Transform.fit(clouds, PERIODIC, {"omega_m": "standard"}).to_dict()))
+    )
+    assert transform.constants == {"box_size": 50.0, "redshift": 0.0}
+    encoded = transform.encode(clouds)
+    back = transform.decode(
+        encoded.points, encoded.offsets, {"omega_m": clouds.feature("omega_m")}, np.zeros(len(clouds), np.int64)
+    )
+    assert set(back.schema.cloud_names) == set(clouds.schema.cloud_names)
+    for name in clouds.schema.point_names:
+        np.testing.assert_allclose(back.column(name), clouds.column(name), rtol=1e-5, atol=2e-4)
+    back.validate("decoded")
+    # Positions have a hundred units a box, and the components of a velocity one scale.
+    np.testing.assert_allclose(encoded.points[:, 0], 2 * clouds.column("x"), rtol=1e-6)
+    speeds = np.concatenate([clouds.column(name) for name in ("vx", "vy", "vz")]).astype(np.float64)
+    np.testing.assert_allclose(encoded.points[:, 4], clouds.column("vy") / np.sqrt(np.mean(speeds**2)), rtol=1e-5)
+
+
+def test_whole_turns_of_the_box_decode_to_the_same_place() -> None:
+    clouds = boxes()
+    transform = Transform.fit(clouds, PERIODIC, {"omega_m": "standard"})
+    encoded = transform.encode(clouds)
+    turned = encoded.points.copy()
+    turned[:, :3] += 100 * np.array([1, -3, 2])
+    back = transform.decode(
+        turned, encoded.offsets, {"omega_m": clouds.feature("omega_m")}, np.zeros(len(clouds), np.int64)
+    )
+    for name in "xyz":
+        difference = np.abs(back.column(name) - clouds.column(name))
+        assert np.minimum(difference, 50 - difference).max() < 1e-3
+        assert back.column(name).min() >= 0
+        assert back.column(name).max() < 50
+
+
+def test_symmetries_of_the_cube_are_named() -> None:
+    """Three mirrors and six orders of the axes, of positions and velocities together."""
+    transform = Transform.fit(boxes(), PERIODIC, {"omega_m": "standard"})
+    signs = [signs.tolist() for signs, _ in transform.reflections()]
+    assert signs == [[-1 if name.endswith(axis) else 1 for name in transform.channels] for axis in "xyz"]
+    turns = [turn.tolist() for turn in transform.turns()]
+    assert len(turns) == 6
+    assert all(turn[3:6] == [3 + axis for axis in turn[:3]] and turn[6] == 6 for turn in turns)
+    assert sorted(turn[:3] for turn in turns) == sorted(map(list, permutations(range(3))))
+    torus = transform.torus
+    assert torus is not None
+    assert (torus.positions, torus.vectors, torus.scalars, torus.period) == ((0, 1, 2), ((3, 4, 5),), (6,), 100.0)
+
+
+@pytest.mark.parametrize(
+    ("clouds", "points", "message"),
+    [
+        (
+            boxes(),
+            {**PERIODIC, "x": "standard"},
+            "found 'x' as standard among the point features, expected x: periodic",
+        ),
+        (boxes(), {"x": "periodic", "y": "periodic"}, "found no 'z' among the point features, expected z: periodic"),
+        (boxes(), {**PERIODIC, "vx": "periodic"}, "point feature 'vx' is no position in a periodic box"),
+        (boxes((50.0, 60.0)), PERIODIC, "have sizes from 50 to 60 Mpc/h; expected one size"),
+    ],
+)
+def test_what_does_not_fit_a_periodic_box_is_named(
+    clouds: PointClouds, points: dict[str, Function], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Transform.fit(clouds, points, {"omega_m": "standard"})
 
 
 def labelled(n: int = 50, seed: int = 0) -> PointClouds:

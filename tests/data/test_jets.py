@@ -16,7 +16,7 @@ import pytest
 from pcdiff import io
 from pcdiff.cli.parser import parse
 from pcdiff.clouds import PointClouds
-from pcdiff.data import jets, make_jets, pythia
+from pcdiff.data import jets, make_jets, pythia, shards
 from pcdiff.data.pythia import Recipe
 from pcdiff.errors import DataError
 from pcdiff.files import write_json
@@ -48,7 +48,7 @@ def test_the_file_does_not_depend_on_workers_nor_on_interruptions(
 ) -> None:
     one = make(tmp_path / "one.hdf5")
     assert not (tmp_path / "one.hdf5.parts").exists()
-    monkeypatch.setattr(jets.shutil, "rmtree", lambda folder: None)
+    monkeypatch.setattr(shards.shutil, "rmtree", lambda folder: None)
     two = make(tmp_path / "two.hdf5", workers=2)
     assert two.read_bytes() == one.read_bytes()
 

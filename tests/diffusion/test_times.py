@@ -29,7 +29,7 @@ from .exact import named, seeded
 
 SCHEDULES: list[Schedule] = [*CLOSED, DDPMSchedule.linear(), LearnedSchedule()]
 every = pytest.mark.parametrize("schedule", SCHEDULES, ids=named(SCHEDULES))
-KINDS: list[TimeKind] = ["uniform", "low-discrepancy", "logit-normal", "importance"]
+KINDS: list[TimeKind] = ["uniform", "low-discrepancy", "logit-normal", "importance", "log-snr"]
 
 
 def test_comb_has_one_tooth_in_each_stratum() -> None:
@@ -169,3 +169,17 @@ def test_uniform_times_are_uniform_and_independent() -> None:
     assert abs(float(unit.mean())) < 5 * math.sqrt(1 / 12 / n)
     assert abs(float((unit[1:] * unit[:-1]).mean())) < 5 / 12 / math.sqrt(n)
     assert bool((factor == 1).all())
+
+
+@every
+def test_even_log_snr_times_and_their_factors(schedule: Schedule) -> None:
+    """Even between the ends of the log-SNR; the mean of factor g(t) is that of g over uniform times, here of 1 and of t."""
+    n = 20_000
+    t, factor = draw_times(schedule, n, "log-snr", seeded(20))
+    log_snr = schedule.log_snr(t.double()).detach()
+    ends = schedule.log_snr(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)).detach()
+    unit = ((log_snr - ends[0]) / (ends[1] - ends[0])).sort().values
+    torch.testing.assert_close(unit, (torch.arange(n) + 0.5).double() / n, rtol=0, atol=2e-3)
+    middle = (schedule.t_min + schedule.t_max) / 2
+    assert float(factor.double().mean()) == pytest.approx(1, rel=5e-3)
+    assert float((factor.double() * t.double()).mean()) == pytest.approx(middle, rel=5e-3)
