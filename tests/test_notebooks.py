@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "docs" / "notebooks" / "execute.py"
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
 # The others are what pcdiff is used for every day; the first of these takes five minutes of a core without AVX-512.
-SLOW = ("diffusion_from_first_principles", "reweight_and_classify")
+SLOW = ("diffusion_from_first_principles", "halos", "reweight_and_classify")
 # Of one notebook: so that one that hangs fails and not the job around it.
 SECONDS = 900
 MEGABYTES = 1.5
