@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality schema clean
+.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality halos-quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -131,6 +131,13 @@ jets-quality: $(VENV)/installed-dev jets-data
 	$(BIN)/pcdiff data fetch fpnd
 	$(BIN)/python benchmarks/classes.py jets30
 	$(BIN)/python benchmarks/classes.py jets150 --jets 5000
+
+# Some hours on two cores; posteriors that are known already are kept. Needs the data of `make halos-data`.
+halos-quality: $(VENV)/installed-dev halos-data
+	$(BIN)/python benchmarks/halos.py quality
+	$(BIN)/python benchmarks/halos.py response
+	$(BIN)/python benchmarks/halos.py posterior --workers 2
+	$(BIN)/python benchmarks/halos.py seam
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

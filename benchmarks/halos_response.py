@@ -31,10 +31,15 @@ _CELLS = 3
 
 
 def sampled(generator: Generator, truth: PointClouds, repeats: int, seed: int) -> list[PointClouds]:
-    """For each of so many sets, one generated box for each true one, of its universe, with a number of halos of its own."""
+    """For each of so many sets, one generated box for each true one, of its universe, with a number of halos of its own.
+
+    A universe that lies beyond those of the training data, by a part of the finest step of their hypercube, is taken to be the last of these.
+    """
     made = []
+    known = [scale.name for scale in generator.transform.clouds]
+    ends = {name: generator.multiplicity.quantiles(1 + known.index(name))[[0, -1]] for name in PARAMETERS}
     for at in range(len(truth)):
-        theta = {name: float(truth.feature(name)[at]) for name in PARAMETERS}
+        theta = {name: float(np.clip(truth.feature(name)[at], *ends[name])) for name in PARAMETERS}
         made.append(generator.sample(repeats, seed=seed + at, conditions=theta))
     return [PointClouds.concatenate([each[k : k + 1] for each in made]) for k in range(repeats)]
 
@@ -105,10 +110,10 @@ def _scatter(true: tuple[Floats, Floats], each: Floats) -> float | None:
     return float(np.sqrt(weight @ (values[1] - values[0]) ** 2 / (weight @ (values[1] - values[2]) ** 2)))
 
 
-def _with_error(draws: Floats) -> list[float]:
-    """The first draw, and the standard deviation of the others."""
+def _with_error(draws: Floats) -> list[float] | None:
+    """The first draw, and the standard deviation of the others; None where there are too few boxes or halos for it."""
     kept = draws[1:][np.isfinite(draws[1:])]
-    return [float(draws[0]), float(kept.std(ddof=1))]
+    return [float(draws[0]), float(kept.std(ddof=1))] if len(kept) > 0.9 * _DRAWS and np.isfinite(draws[0]) else None
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
@@ -116,15 +121,19 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     lines = [["quantity", "slope", "scatter", "mean ratio"]]
     for name, row in found["rows"].items():
         scatter = "-" if row["scatter"] is None else f"{row['scatter']:.2f}"
-        lines.append([name, pm(*row["slope"]), scatter, pm(*row["ratio"])])
+        lines.append([name, _shown(row["slope"], 3), scatter, _shown(row["ratio"], 3)])
     first, second = (found["edges"][name] for name in PARAMETERS)
     parts = [["omega_m", "sigma_8", *found["cells"]]]
     for cell in range(_CELLS**2):
         i, j = divmod(cell, _CELLS)
         ends = [f"{edges[k]:.2f} to {edges[k + 1]:.2f}" for edges, k in ((first, i), (second, j))]
-        parts.append([*ends, *(pm(*values[cell], 2) for values in found["cells"].values())])
+        parts.append([*ends, *(_shown(values[cell], 2) for values in found["cells"].values())])
     about = f"{found['boxes']} true boxes, {found['repeats']} generated for each"
     return {f"generated against true, {about}": lines, "mean ratio in cells of the universe": parts}
+
+
+def _shown(value: list[float] | None, digits: int) -> str:
+    return "-" if value is None else pm(*value, digits)
 
 
 def figure(truth: PointClouds, sample: Sequence[PointClouds]) -> Figure:

@@ -59,10 +59,10 @@ def update_readme(script: str, text: str, readme: Path = README) -> None:
     """Replace what stands between the two marks of a script in a Markdown file.
 
     Raises:
-        PcdiffError: the marks are not there.
+        PcdiffError: the file or the marks are not there.
     """
     begin, end = f"<!-- results: written by {script} -->", f"<!-- end of results of {script} -->"
-    found = readme.read_text(encoding="utf-8")
+    found = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if begin not in found or end not in found:
         raise PcdiffError(f"{readme}: expected the marks {begin} and {end}")
     head, tail = found.partition(begin)[0], found.partition(end)[2]

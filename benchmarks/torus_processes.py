@@ -152,11 +152,11 @@ class Flow(Process):
 
     def pull(self, model: Denoiser, batch: CloudBatch, noise: Tensor, log_snr: float) -> Tensor:
         # Where the mean step that is left, (1 - s) P / sqrt(12), is the noise.
-        s = torch.full((len(batch),), 1 - min(1 - 1e-5, math.exp(-log_snr / 2)))
+        s = torch.full((len(batch),), 1 - min(1 - 1e-5, math.exp(-log_snr / 2)), dtype=batch.x.dtype)
         x = batch.x.clone()
         left = (1 - s)[:, None, None] * _spread(self.torus) * noise[..., self.where]
         x[..., self.where] += left * batch.mask[..., None]
-        return self.velocity(model, x, s.clamp(min=1e-5), batch)[..., self.where]
+        return self.velocity(model, x, s, batch)[..., self.where]
 
 
 class LateFlow(Flow):
@@ -254,5 +254,5 @@ def _diffused(model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.G
 
 def _eps(model: Denoiser, batch: CloudBatch, noise: Tensor, log_snr: float) -> Tensor:
     """The predicted noise of clouds with this noise."""
-    t = model.schedule.time(torch.tensor([log_snr], dtype=torch.float64)).float().expand(len(batch))
+    t = model.schedule.time(torch.tensor([log_snr], dtype=torch.float64)).to(batch.x.dtype).expand(len(batch))
     return model(noised(model, batch.x, batch.mask, t, noise), t, batch.mask, batch.cond).eps
