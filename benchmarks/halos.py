@@ -80,8 +80,9 @@ def seam(chosen: argparse.Namespace, generator: Generator) -> Found:
     """Of so many volumes and completed boxes."""
     truth = boxes(chosen.data / "halos_fiducial.hdf5", 0, chosen.boxes)
     volumes = halos_seam.grown(generator, chosen.volumes, chosen.steps, chosen.seed)
+    single = generator.sample(2 * chosen.volumes, seed=chosen.seed, steps=chosen.steps, conditions=FIDUCIAL)
     completed = halos_seam.completed(generator, truth, chosen.steps, chosen.repeats, chosen.seed)
-    found = halos_seam.measured(truth, volumes, completed)
+    found = halos_seam.measured(truth, volumes, single, completed)
     return found, lambda: halos_seam.figure(found)
 
 

@@ -182,10 +182,16 @@ def others(generator: Generator, train: PointClouds, test: PointClouds) -> dict[
 def measured(
     generator: Generator, train: PointClouds, test: PointClouds, lines: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All three posteriors of each box, and their coverage."""
+    """All three posteriors of each box, and their coverage; that of the mass function also in training boxes that were left out of its fit."""
     kept = [{key: row[key] for key in ("truth", "halos", "mean", "std", "rank", "credibility")} for row in lines]
     methods = {"halos": kept, **others(generator, train, test)}
-    return {"boxes": methods, "summary": {name: summary(rows) for name, rows in methods.items()}}
+    cut = 4 * len(train) // 5
+    left_out = others(generator, train[:cut], train[cut:])["mass_function"]
+    return {
+        "boxes": methods,
+        "summary": {name: summary(rows) for name, rows in methods.items()},
+        "left_out": {"boxes": len(left_out), "summary": summary(left_out)},
+    }
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -212,18 +218,20 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Coverage and width of each posterior."""
     head = [f"{level:.0%} hold the truth" for level in LEVELS]
-    out = [["posterior from", "of", *head, "uniform, p", "mean standard deviation", "pull"]]
-    count = len(found["boxes"]["halos"])
-    for method, title in METHODS.items():
-        for name, row in found["summary"][method].items():
-            # Of the coverage that is right.
+    out = [["posterior from", "boxes", "of", *head, "uniform, p", "mean standard deviation", "pull"]]
+    count, check = len(found["boxes"]["halos"]), found["left_out"]
+    checked = f"{METHODS['mass_function']}, left out of its fit"
+    summaries = [(title, count, found["summary"][method]) for method, title in METHODS.items()]
+    for title, size, about in [*summaries, (checked, check["boxes"], check["summary"])]:
+        for name, row in about.items():
+            # The error of the coverage that would be right.
             shares = [
-                pm(share, np.sqrt(level * (1 - level) / count))
+                pm(share, np.sqrt(level * (1 - level) / size))
                 for share, level in zip(row["coverage"], LEVELS, strict=True)
             ]
             rest = [pm(*row["width"], 4), f"{row['pull']:.2f}"] if "width" in row else ["-", "-"]
-            out.append([title, name, *shares, f"{row['uniform']:.3f}", *rest])
-    return {f"coverage in {count} held-out boxes": out}
+            out.append([title, str(size), name, *shares, f"{row['uniform']:.3f}", *rest])
+    return {"how often the posterior holds the truth": out}
 
 
 def figure(found: Mapping[str, Any]) -> Figure:

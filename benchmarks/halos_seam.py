@@ -127,12 +127,18 @@ def cross(clouds: PointClouds, first: npt.NDArray[np.bool_], halves: bool) -> Es
     return Estimate.of(np.array(contents), np.array(totals))
 
 
-def measured(truth: PointClouds, volumes: Sequence[PointClouds], finished: Mapping[str, PointClouds]) -> dict[str, Any]:
-    """Of volumes, of true boxes with borders where there are none, and of completed boxes."""
+def measured(
+    truth: PointClouds, volumes: Sequence[PointClouds], single: PointClouds, finished: Mapping[str, PointClouds]
+) -> dict[str, Any]:
+    """Of volumes, of generated and true boxes with borders where there are none, and of completed boxes."""
     size = float(truth.feature("box_size")[0])
     spacing = size / 2
-    found: dict[str, Any] = {"volumes": len(volumes), "boxes": len(truth)}
-    borders = {"volumes": _sides_of_borders(volumes, spacing), "truth": _sides_of_borders([truth], spacing)}
+    found: dict[str, Any] = {"volumes": len(volumes), "single": len(single), "boxes": len(truth)}
+    borders = {
+        "volumes": _sides_of_borders(volumes, spacing),
+        "single": _sides_of_borders([single], spacing),
+        "truth": _sides_of_borders([truth], spacing),
+    }
     found["borders"] = {
         name: {key: _stored(each) for key, each in of.items()} | {"chi_squared": chi_squared_of(of["difference"])}
         for name, of in borders.items()
@@ -170,7 +176,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     borders = [["ξ of", "r, Mpc/h", "across a border", "elsewhere", "difference", "in errors", "χ² per bin"]]
     titles = {
         "volumes": f"{found['volumes']} volumes",
-        "truth": f"{found['boxes']} true boxes, where there are no borders",
+        "single": f"{found['single']} generated boxes, where there are no borders",
+        "truth": f"{found['boxes']} true boxes, likewise",
     }
     for name, title in titles.items():
         row = found["borders"][name]
@@ -201,14 +208,15 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
 def figure(found: Mapping[str, Any]) -> Figure:
     """xi across borders, density beside them, and xi between what is added and what is known."""
     width, gap, left = 3.4, 1.0, 0.9
-    volumes, truth = (found["borders"][name] for name in ("volumes", "truth"))
+    volumes, single, truth = (found["borders"][name] for name in ("volumes", "single", "truth"))
     with mpl.rc_context(STYLE):
         drawn = page(left + 4 * (width + gap) - gap + 0.15, width + 1.1)
         axes = [panel(drawn, left + k * (width + gap), 0.65, width, width) for k in range(4)]
         sets = {
             "across a border": volumes["across"],
             "elsewhere": volumes["elsewhere"],
-            "truth": truth["elsewhere"],
+            "generated boxes": single["elsewhere"],
+            "true boxes": truth["elsewhere"],
         }
         _correlations(axes[0], sets, "volumes of two boxes")
         places = (np.arange(_PLACES) + 0.5) / _PLACES
