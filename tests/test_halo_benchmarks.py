@@ -386,6 +386,9 @@ def test_the_readme_has_a_place_for_each_script() -> None:
     for name in ("halos", "torus"):
         assert text.count(f"<!-- results: written by {name}.py -->") == 1
         assert text.count(f"<!-- end of results of {name}.py -->") == 1
+    card = (FOLDER.parent / "datasets" / "halos_pm" / "README.md").read_text(encoding="utf-8")
+    assert card.count("<!-- results: written by halo_boxes.py -->") == 1
+    assert card.count("<!-- end of results of halo_boxes.py -->") == 1
     with pytest.raises(PcdiffError, match="expected the marks"):
         update_readme("halos.py", "", FOLDER / "none.md")
 
