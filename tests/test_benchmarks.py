@@ -507,6 +507,7 @@ def scaling(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
     return json.loads((folder / "scaling.json").read_text()), done.stdout, folder
 
 
+@pytest.mark.slow
 def test_scaling_is_measured_for_all_nets_at_all_sizes(scaling: tuple[dict, str, Path]) -> None:
     result, printed, folder = scaling
     nets = {"epic", "epic, 2 heads", "transformer", "graph", "padded attention"}
