@@ -47,7 +47,7 @@ quickstart-halos: $(VENV)/installed-halos
 	$(BIN)/pcdiff evaluate datasets/halos_pm/fiducial_test.hdf5 synthetic-halos.hdf5 -o report-halos
 	$(BIN)/pcdiff sample runs/halos_quick -n 1 --seed 2 --set $(FIDUCIAL) -o synthetic-box.hdf5 --format halotools
 	$(BIN)/python -c "from halotools.sim_manager import CachedHaloCatalog as Catalog; \
-	print(len(Catalog(fname='synthetic-box.hdf5', update_cached_fname=True).halo_table), 'halos opened by halotools')"
+	print(len(Catalog(fname='$(CURDIR)/synthetic-box.hdf5').halo_table), 'halos opened by halotools')"
 	@echo
 	@echo "synthetic boxes     synthetic-halos.hdf5"
 	@echo "one for halotools   synthetic-box.hdf5"

@@ -22,10 +22,10 @@ from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.files import read_json, write_json
 
-__all__ = ["Recipe", "make_in_shards"]
+__all__ = ["make_in_shards"]
 
 
-class Recipe(Protocol):
+class _Recipe(Protocol):
     """What all clouds of a data set follow from; plain data, so that it can be sent to another process."""
 
     @property
@@ -43,7 +43,7 @@ class Recipe(Protocol):
         """The whole recipe as plain data: what is stored with the clouds."""
 
 
-R = TypeVar("R", bound=Recipe)
+R = TypeVar("R", bound=_Recipe)
 
 
 def make_in_shards(
@@ -107,7 +107,7 @@ def make_in_shards(
     return target
 
 
-def _claim(parts: Path, recipe: Recipe, derived: str) -> None:
+def _claim(parts: Path, recipe: _Recipe, derived: str) -> None:
     """Start the folder of shards, or check that those in it are of this recipe."""
     wanted = recipe.provenance()
     record = parts / "recipe.json"

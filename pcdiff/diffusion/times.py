@@ -9,14 +9,14 @@ The loss of :mod:`pcdiff.diffusion.losses` is an integral over t. Its times are 
   of Elucidating the Design Space (arXiv 2206.00364: mean -1.2, standard deviation 1.2), in the t of a rectified schedule the
   logit-normal of Scaling Rectified Flow Transformers (arXiv 2403.03206). These times are a choice of what to train on, and nothing is
   divided out;
+- ``log-snr``: evenly in log-SNR, with that density divided out again. With the weight ``likelihood`` each unit of log-SNR then counts alike in
+  the error of the noise, however fast a schedule passes it.
 - ``importance``: in proportion to the weight of the loss on the net's own error, with that density divided out again:
 
       E_uniform[w |F - F*|^2]  =  E_p[(w / p) |F - F*|^2],        p ~ w.
 
   The mean is that of uniform times; its variance is lower, because |F - F*|^2 is of order one at each t. For the weight
   ``likelihood`` this is the importance sampling of Maximum Likelihood Training of Score-Based Diffusion Models (arXiv 2101.09258).
-- ``log-snr``: evenly in log-SNR, with that density divided out again. With the weight ``likelihood`` each unit of log-SNR then counts alike in
-  the error of the noise, however fast a schedule passes it.
 
 All but ``uniform`` use the comb.
 """
