@@ -137,11 +137,6 @@ def generated(name: str, seed: int, steps: int, files: Sequence[Path], test: Poi
         return Generator.load(run).sample(given=test, seed=seed), minutes
 
 
-def owners(clouds: PointClouds) -> npt.NDArray[np.int64]:
-    """The jet of each constituent."""
-    return np.repeat(np.arange(len(clouds)), clouds.counts)
-
-
 def shuffled(clouds: PointClouds) -> PointClouds:
     """The same jets, the labels of each constituent those of any other: what a generator makes that knows their shares alone."""
     order = np.random.default_rng(0).permutation(clouds.num_points)
@@ -153,7 +148,7 @@ def shuffled(clouds: PointClouds) -> PointClouds:
 
 def numbers(clouds: PointClouds) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.int64]]]:
     """What W1 is taken of: name, values and the jet of each value."""
-    known, jets, points = observables("jets"), np.arange(len(clouds)), owners(clouds)
+    known, jets, points = observables("jets"), np.arange(len(clouds)), clouds.owners
     for name in ("relative_mass", "etarel", "phirel", "ptrel"):
         level = known[name].level
         yield f"W1 {name}", known[name].function(clouds), points if level == "point" else jets
@@ -173,7 +168,7 @@ def shares(clouds: PointClouds) -> Iterator[tuple[str, Codes]]:
         return
     kind, charge = clouds.column("particle_class"), clouds.column("charge") + 1
     for name, case, count in (("class", kind, 5), ("class and charge", 3 * kind + charge, 15)):
-        cells = np.bincount(owners(clouds) * count + case, minlength=len(clouds) * count)
+        cells = np.bincount(clouds.owners * count + case, minlength=len(clouds) * count)
         yield f"total variation, {name}", cells.reshape(-1, count).astype(float)
 
 
@@ -183,7 +178,7 @@ def contradicting(clouds: PointClouds) -> Codes:
         clouds.column("particle_class"), [PARTICLE_CLASSES.index(n) for n in ("neutral hadron", "photon")]
     )
     wrong = charged != (clouds.column("charge") != 0)
-    return np.bincount(owners(clouds), wrong, minlength=len(clouds))
+    return np.bincount(clouds.owners, wrong, minlength=len(clouds))
 
 
 def compared(truth: PointClouds, sample: PointClouds) -> dict[str, tuple[float, float]]:

@@ -46,7 +46,7 @@ def spectrum(jets: PointClouds, ranks: int) -> tuple[Floats, Floats]:
     Not a number where fewer than 20 jets have a constituent of the rank.
     """
     rank = np.arange(jets.num_points) - np.repeat(jets.offsets[:-1], jets.counts)
-    owners = np.repeat(np.arange(len(jets)), jets.counts)
+    owners = jets.owners
     # Falling ptrel within each jet.
     ptrel = jets.column("ptrel")[np.lexsort((-jets.column("ptrel"), owners))].astype(np.float64)
     kept = rank < ranks

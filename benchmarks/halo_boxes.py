@@ -26,7 +26,7 @@ import pcdiff
 from pcdiff.clouds import PointClouds
 from pcdiff.data.halos import FIDUCIAL as UNIVERSE
 from pcdiff.data.halos import LOWEST_MASS, make_halos
-from pcdiff.data.particle_mesh import BARYONS, HUBBLE, TILT, Mesh
+from pcdiff.data.particle_mesh import Mesh
 from pcdiff.errors import PcdiffError, optional
 from pcdiff.files import read_json, write_json
 from pcdiff.physics.halos import log10_mass
@@ -48,19 +48,8 @@ _FINE = 41
 
 def universe() -> Any:
     """The fiducial universe in colossus, as the current one there."""
-    cosmology = optional("colossus.cosmology.cosmology", "halos")
-    found = cosmology.Cosmology(
-        name="fiducial",
-        flat=True,
-        relspecies=False,
-        persistence="",
-        H0=100 * HUBBLE,
-        Om0=UNIVERSE.omega_m,
-        Ob0=BARYONS,
-        sigma8=UNIVERSE.sigma_8,
-        ns=TILT,
-    )
-    cosmology.setCurrent(found)
+    found = UNIVERSE.colossus()
+    optional("colossus.cosmology.cosmology", "halos").setCurrent(found)
     return found
 
 
@@ -79,7 +68,7 @@ def mass(clouds: PointClouds) -> list[dict[str, Any]]:
     universe()
     theory = optional("colossus.lss.mass_function", "halos")
     raw = log10_mass(clouds)
-    owners = np.repeat(np.arange(len(clouds)), clouds.counts)
+    owners = clouds.owners
     volume = float(clouds.feature("box_size")[0]) ** 3
     rows = []
     for low, high in pairwise(_EDGES):

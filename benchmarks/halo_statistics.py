@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 import pcdiff
-from pcdiff.clouds import PointClouds, offsets_of
+from pcdiff.clouds import PointClouds
+from pcdiff.data.halos import FIDUCIAL as UNIVERSE
 from pcdiff.errors import DataError
 from pcdiff.physics import observables, profiles
 from pcdiff.physics.halos import expected_pairs, log10_mass, two_point_correlation, velocity_dispersion
@@ -19,7 +20,7 @@ from pcdiff.physics.halos.pairs import SEPARATION_EDGES
 
 Floats = npt.NDArray[np.float64]
 
-FIDUCIAL = {"omega_m": 0.3175, "sigma_8": 0.834}
+FIDUCIAL = asdict(UNIVERSE)
 PARAMETERS = ("omega_m", "sigma_8")
 SYMBOLS = {"omega_m": r"$\Omega_m$", "sigma_8": r"$\sigma_8$"}
 # Numbers of a box: of halos above these log10 masses, and xi between these of the edges of separation.
@@ -125,7 +126,7 @@ def numbers(clouds: PointClouds) -> dict[str, tuple[Floats, Floats]]:
     The number of halos, that above some masses, the two-point correlation in three wide bins, the velocity dispersion.
     """
     one = np.ones(len(clouds))
-    owners, mass = np.repeat(np.arange(len(clouds)), clouds.counts), log10_mass(clouds)
+    owners, mass = clouds.owners, log10_mass(clouds)
     found = {"number of halos": (clouds.counts.astype(float), one)}
     for least in MASSES:
         found[f"number above 10^{least}"] = np.bincount(owners[mass > least], minlength=len(clouds)).astype(float), one
@@ -135,15 +136,6 @@ def numbers(clouds: PointClouds) -> dict[str, tuple[Floats, Floats]]:
         contents, totals = (each[:, first:last].sum(axis=1) for each in pairs)
         found[f"ξ, {low:.1f} to {high:.1f} Mpc/h"] = contents, totals
     return found | {"velocity dispersion": (velocity_dispersion(clouds), one)}
-
-
-def chosen(clouds: PointClouds, kept: npt.NDArray[np.bool_]) -> PointClouds:
-    """Some of the halos of each box; kept has shape (P,)."""
-    owners = np.repeat(np.arange(len(clouds)), clouds.counts)
-    counts = np.bincount(owners[kept], minlength=len(clouds))
-    columns = {name: clouds.column(name)[kept] for name in clouds.schema.point_names}
-    rows = {name: clouds.feature(name) for name in clouds.schema.cloud_names}
-    return PointClouds.from_flat(columns, offsets_of(counts), rows, clouds.schema, clouds.provenance)
 
 
 def boxes(file: Path, first: int, count: int) -> PointClouds:

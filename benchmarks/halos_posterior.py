@@ -131,7 +131,7 @@ class MassFunction:
     @staticmethod
     def values(clouds: PointClouds) -> Floats:
         """y of each box, shape (n, bins)."""
-        owners = np.repeat(np.arange(len(clouds)), clouds.counts)
+        owners = clouds.owners
         counts, *_ = np.histogram2d(owners, log10_mass(clouds), [np.arange(len(clouds) + 1) - 0.5, _MASSES])
         return np.asarray(2 * np.sqrt(counts + 3 / 8))
 

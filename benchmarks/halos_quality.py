@@ -61,7 +61,7 @@ def joined(truth: PointClouds, other: PointClouds) -> Floats:
 
 def _per_mass(clouds: PointClouds, edges: Floats) -> Floats:
     """Halos a decade of mass and box, shape (n, b)."""
-    owners = np.repeat(np.arange(len(clouds)), clouds.counts)
+    owners = clouds.owners
     cells = np.clip(np.searchsorted(edges, clouds.column("log10_mass"), side="right") - 1, 0, len(edges) - 2)
     found = np.zeros((len(clouds), len(edges) - 1))
     np.add.at(found, (owners, cells), 1)

@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from halo_statistics import FIDUCIAL, Estimate, chi_squared_of, chosen, pm
+from halo_statistics import FIDUCIAL, Estimate, chi_squared_of, pm
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -59,7 +59,7 @@ def completed(generator: Generator, truth: PointClouds, steps: int, repeats: int
     }
     found = {}
     for name, (known, where) in cases.items():
-        given = chosen(truth, known)
+        given = truth.points_where(known)
         parts = []
         for first in range(0, len(truth), _AT_A_TIME):
             at = slice(first, first + _AT_A_TIME)

@@ -138,7 +138,7 @@ def translation_error(process: Process, model: Denoiser, truth: PointClouds, see
 def unevenness(clouds: PointClouds) -> float:
     """chi^2 per bin of the density along the three axes against an even one, from box to box: 1 where no place of the box is preferred."""
     size = float(clouds.feature("box_size")[0])
-    owners = np.repeat(np.arange(len(clouds)), clouds.counts)
+    owners = clouds.owners
     values = []
     for name in "xyz":
         cells = np.minimum((clouds.column(name) / size * _PLACES).astype(int), _PLACES - 1)

@@ -30,8 +30,9 @@ from IPython.display import display
 
 import pcdiff
 from pcdiff.completion import complete
+from pcdiff.evaluation.binning import Binned
 from pcdiff.inference import posteriors
-from pcdiff.physics import profiles
+from pcdiff.physics import measure, profiles
 from pcdiff.resources import find
 from pcdiff.volumes import grow
 
@@ -104,24 +105,17 @@ print(
 
 
 # %% tags=["hide-input"]
-def mean_profile(clouds, name):
-    """The mean over boxes of a profile and its error, from the scatter of the boxes; where boxes count by their pairs, from the ratio."""
-    profile = profiles("halos")[name]
-    contents = profile.function(clouds).toarray()
-    weights = np.ones_like(contents) if profile.totals is None else profile.totals(clouds)
-    total = np.where(weights.any(axis=0), weights.mean(axis=0), np.nan)
-    mean = contents.mean(axis=0) / total
-    left = (contents - mean * weights) / total
-    return mean, left.std(axis=0, ddof=1) / np.sqrt(len(clouds))
+measured = {"true": measure(truth), "made": measure(made)}
 
 
 def compare(name, axes):
     profile = profiles("halos")[name]
     edges = profile.edges[0]
     middle = np.sqrt(edges[1:] * edges[:-1]) if profile.log_x else (edges[1:] + edges[:-1]) / 2
-    for clouds, colour, label in ((truth, TRUTH, "true"), (made, MADE, "made")):
-        mean, error = mean_profile(clouds, name)
-        axes.errorbar(middle, mean, error, fmt="o-", ms=3, lw=1, color=colour, label=label)
+    for label, colour in (("true", TRUTH), ("made", MADE)):
+        # Errors are from the scatter of the boxes.
+        found = Binned.of_profile(name, measured[label])
+        axes.errorbar(middle, found.mean, np.sqrt(found.variance), fmt="o-", ms=3, lw=1, color=colour, label=label)
     axes.set(xlabel=profile.labels[0], ylabel=profile.content, xscale="log" if profile.log_x else "linear")
     axes.set_yscale("log" if profile.log_y else "linear")
     axes.legend()
@@ -163,12 +157,7 @@ plt.show()
 
 # %%
 heavy = box.column("log10_mass") > 13.8
-known = pcdiff.PointClouds.from_flat(
-    {name: box.column(name)[heavy] for name in box.schema.point_names},
-    [0, int(heavy.sum())],
-    {name: box.feature(name) for name in box.schema.cloud_names},
-    box.schema,
-)
+known = box.points_where(heavy)
 whole = complete(generator, known, box.counts, below=13.8, steps=20, repeats=2)
 print(f"{known.num_points} given, {whole.num_points - known.num_points} added")
 

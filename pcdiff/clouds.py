@@ -273,6 +273,11 @@ class PointClouds:
         return np.diff(self._offsets)
 
     @property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """Shape (P,): the number of the cloud that each flat point belongs to."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @property
     def num_points(self) -> int:
         """Number of points of all clouds together."""
         return int(self._offsets[-1])
@@ -337,13 +342,15 @@ class PointClouds:
         out[mask] = stacked
         return out, mask
 
-    def leading(self, size: int) -> PointClouds:
-        """The first ``size`` points of each cloud (files order constituents by falling pT)."""
-        local = np.arange(self.num_points) - np.repeat(self._offsets[:-1], self.counts)
-        keep = local < size
-        offsets = offsets_of(np.minimum(self.counts, size))
+    def points_where(self, keep: npt.NDArray[np.bool_]) -> PointClouds:
+        """The same clouds with some of their points: ``keep`` has shape (P,), true where a point stays."""
+        offsets = offsets_of(np.bincount(self.owners[keep], minlength=len(self)))
         columns = {name: column[keep] for name, column in self._columns.items()}
         return self.from_flat(columns, offsets, self._features, self.schema, self.provenance)
+
+    def leading(self, size: int) -> PointClouds:
+        """The first ``size`` points of each cloud (files order constituents by falling pT)."""
+        return self.points_where(np.arange(self.num_points) - np.repeat(self._offsets[:-1], self.counts) < size)
 
     def validate(self, where: str = "point clouds") -> PointClouds:
         """Check the values; returns itself.

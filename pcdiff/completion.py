@@ -75,8 +75,7 @@ def complete(
     encoded = transform.encode(known)
     shape = (len(known), int(total.max()), len(transform.channels))
     mask = np.arange(shape[1]) < total[:, None]
-    given = np.zeros(shape[:2], bool)
-    given[:] = np.arange(shape[1]) < known.counts[:, None]
+    given = np.arange(shape[1]) < known.counts[:, None]
     values = np.zeros(shape, np.float32)
     values[given] = encoded.points
     low, high = (np.full(shape, sign * np.inf, np.float32) for sign in (-1, 1))
@@ -88,18 +87,20 @@ def complete(
     noise = point_noise(own, 0, len(known), shape[1], shape[2])
     rng = torch.Generator().manual_seed(own % 2**63)
     cond = transform.encode_conditions(total, found.features, found.types)
-    tensors = [torch.from_numpy(part).to(where) for part in (noise, mask, cond, values, low, high)]
+    z, valid, conditions, clean, least, most, held = (
+        torch.from_numpy(part).to(where) for part in (noise, mask, cond, values, low, high, given)
+    )
     denoiser = generator.denoiser.to(where)
     grid = generator.grid(generator.choose(steps=steps, grid="log-snr"))
     with torch.inference_mode():
         x = repaint(
-            Truncated(denoiser, tensors[4], tensors[5], denoiser.heads),
-            tensors[0],
+            Truncated(denoiser, least, most, denoiser.heads),
+            z,
             grid,
-            tensors[1],
-            tensors[2],
-            known=tensors[3],
-            where=torch.from_numpy(given).to(where)[..., None].expand(shape),
+            valid,
+            conditions,
+            known=clean,
+            where=held[..., None].expand(shape),
             repeats=repeats,
             draw=lambda: torch.randn(shape, generator=rng).to(where),
         )
@@ -170,8 +171,7 @@ def by_mass(clouds: PointClouds) -> PointClouds:
     """The halos of each catalogue by falling mass, where they have one."""
     if "log10_mass" not in clouds.schema.point_names:
         return clouds
-    owner = np.repeat(np.arange(len(clouds)), clouds.counts)
-    order = np.lexsort((-clouds.column("log10_mass"), owner))
+    order = np.lexsort((-clouds.column("log10_mass"), clouds.owners))
     columns = {name: clouds.column(name)[order] for name in clouds.schema.point_names}
     rows = {name: clouds.feature(name) for name in clouds.schema.cloud_names}
     return PointClouds.from_flat(columns, clouds.offsets, rows, clouds.schema, clouds.provenance)

@@ -28,7 +28,7 @@ from pcdiff.sampling_loop import pieces
 from pcdiff.seeds import Purpose, word
 from pcdiff.transforms import cloud_columns
 
-__all__ = ["CloudLikelihood", "cloud_log_likelihood"]
+__all__ = ["CloudLikelihood", "cloud_log_likelihood", "require_likelihood"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +62,16 @@ class CloudLikelihood:
         return self.total / self.sizes
 
 
+def require_likelihood(generator: Generator) -> None:
+    """Refuse a generator whose clouds have no likelihood.
+
+    Raises:
+        DataError: it is a Poisson flow.
+    """
+    if generator.settings.denoiser.dimension is not None:
+        raise DataError("a Poisson flow's generator has no likelihood here; expected one with Gaussian noise")
+
+
 def cloud_log_likelihood(
     generator: Generator,
     clouds: PointClouds,
@@ -89,8 +99,7 @@ def cloud_log_likelihood(
         DataError: the clouds lack a feature or have no points; a number is out of range; the generator is a Poisson flow; a point
             feature is categorical.
     """
-    if generator.settings.denoiser.dimension is not None:
-        raise DataError("a Poisson flow's generator has no likelihood here; expected one with Gaussian noise")
+    require_likelihood(generator)
     if steps < 1 or (kind != "exact" and probes < 2):
         raise DataError(f"steps = {steps}, probes = {probes}: expected at least 1 step and 2 probes")
     clouds.validate("clouds")

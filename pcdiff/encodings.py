@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import special
 
 from pcdiff.errors import DataError
+from pcdiff.kinematics import into_box
 
 __all__ = [
     "Categories",
@@ -177,10 +178,7 @@ class Periodic:
 
     def inverse(self, values: npt.NDArray[Any]) -> Floats:
         """Positions in physical units, from 0 to below the size of the box."""
-        found = np.mod(np.asarray(values, np.float64) * (self.size / _PERIOD), self.size).astype(np.float32)
-        # Rounding to single precision takes the largest to the size itself.
-        found[found >= self.size] = 0
-        return found
+        return into_box(np.asarray(values, np.float64) * (self.size / _PERIOD), self.size, np.float32)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["ConfigError", "DataError", "ModelError", "PcdiffError", "optional", "suggest"]
+__all__ = ["ConfigError", "DataError", "ModelError", "PcdiffError", "one_line", "optional", "suggest"]
 
 
 class PcdiffError(Exception):
@@ -40,6 +40,11 @@ def suggest(name: str, options: Iterable[str]) -> str:
         return "there are none to choose from"
     shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
     return f"there are: {shown}"
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error of another library on one line; the name of its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def optional(module: str, extra: str) -> ModuleType:

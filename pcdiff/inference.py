@@ -30,6 +30,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
+from pcdiff.density import require_likelihood
 from pcdiff.diffusion.likelihood import squared_error
 from pcdiff.errors import DataError, suggest
 from pcdiff.generator import Generator
@@ -128,8 +129,7 @@ def posteriors(
         raise DataError(f"posterior of {', '.join(names) or 'no features'}: expected one or two features")
     if levels < 2:
         raise DataError(f"levels = {levels}: expected at least 2")
-    if generator.settings.denoiser.dimension is not None:
-        raise DataError("a Poisson flow's generator has no likelihood here; expected one with Gaussian noise")
+    require_likelihood(generator)
     surface = _Surface(generator, names, pick_device(device))
     found = []
     for number in range(len(clouds)):
@@ -173,12 +173,13 @@ class _Surface:
         """-D(theta) at each level and draw, whose sum over levels is the log-likelihood, shape (levels, 2, T)."""
         transform = self.generator.transform
         # Any theta will do for the points, which do not depend on it.
-        rows = {name: values[:1].astype(np.float32) for name, values in self.features(cloud, theta).items()}
+        columns = self.features(cloud, theta)
+        rows = {name: values[:1].astype(np.float32) for name, values in columns.items()}
         encoded = transform.encode(_with(cloud, rows, transform.schema))
         batch = batch_of(encoded, np.array([0])).to(self.device)
         cond = transform.encode_conditions(
             np.repeat(cloud.counts, len(theta)),
-            self.features(cloud, theta),
+            columns,
             np.repeat(transform.type_index(cloud), len(theta)),
         )
         many = CloudBatch(
@@ -187,8 +188,7 @@ class _Surface:
             torch.from_numpy(cond).to(self.device),
         )
         schedule = self.denoiser.schedule
-        ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
-        high, low = schedule.log_snr(ends).tolist()
+        high, low = schedule.log_snr_ends
         rng = torch.Generator().manual_seed(seed)
         shift = torch.rand(2, generator=rng, dtype=torch.float64)
         out = np.empty((levels, 2, len(theta)))
@@ -225,24 +225,23 @@ def _posterior(surface: _Surface, cloud: PointClouds, levels: int, seed: int, nu
     points = (
         surface.points(cloud, theta, _COARSE_LEVELS, word(seed, Purpose.PROBES, number, 0)).mean(axis=1).sum(axis=0)
     )
-    table, fine = _grid(box, _TABLE)
+    table, _ = _grid(box, _TABLE)
     total = _spline(axes, points[:, None], table)[:, 0] + surface.counts(cloud, table)
     probability = np.exp(total - total.max())
+    z = np.random.default_rng(word(seed, Purpose.PROBES, number, 100)).standard_normal((_SURFACES, levels))
     for move in range(1 + _MOVES):
-        box = _around(box, surface.prior, table, probability / probability.sum())
+        box = _around(surface.prior, table, probability / probability.sum())
         theta, axes = _grid(box, _FINE)
         drawn = surface.points(cloud, theta, levels, word(seed, Purpose.PROBES, number, 1 + move))
         mean, half = drawn.mean(axis=1), (drawn[:, 0] - drawn[:, 1]) / 2
-        z = np.random.default_rng(word(seed, Purpose.PROBES, number, 100)).standard_normal((_SURFACES, levels))
-        surfaces = mean.sum(axis=0) + z @ half
         table, fine = _grid(box, _TABLE)
-        total = _spline(axes, surfaces.T, table) + surface.counts(cloud, table)[:, None]
+        total = _spline(axes, (mean.sum(axis=0) + z @ half).T, table) + surface.counts(cloud, table)[:, None]
         each = np.exp(total - total.max(axis=0))
         probability = (each / each.sum(axis=0)).mean(axis=1)
-        shaped = probability.reshape([_TABLE] * len(axes))
-        if _edge(shaped, box, surface.prior) < _CUT:
+        found = Posterior(surface.names, tuple(fine), probability.reshape([_TABLE] * len(axes)))
+        if _edge(found, surface.prior) < _CUT:
             break
-    return Posterior(surface.names, tuple(fine), shaped)
+    return found
 
 
 def _grid(box: Sequence[tuple[float, float]], size: int) -> tuple[Floats, list[Floats]]:
@@ -258,30 +257,25 @@ def _spline(axes: list[Floats], values: Floats, at: Floats) -> Floats:
     return found
 
 
-def _around(
-    box: Sequence[tuple[float, float]], prior: Sequence[tuple[float, float]], table: Floats, probability: Floats
-) -> list[tuple[float, float]]:
+def _around(prior: Sequence[tuple[float, float]], table: Floats, probability: Floats) -> list[tuple[float, float]]:
     """The box of the posterior, within the prior."""
     out = []
     for k, (first, last) in enumerate(prior):
         centre = float(probability @ table[:, k])
         spread = float(np.sqrt(probability @ (table[:, k] - centre) ** 2))
-        # A coarse grid cannot tell less than a part of its own step.
-        half = max(
-            _REACH * spread, _LEAST * (last - first) / 2, (box[k][1] - box[k][0]) / (2 * _COARSE) if box == prior else 0
-        )
-        low, high = max(first, centre - half), min(last, centre + half)
-        out.append((low, high))
+        half = max(_REACH * spread, _LEAST * (last - first) / 2)
+        out.append((max(first, centre - half), min(last, centre + half)))
     return out
 
 
-def _edge(probability: Floats, box: Sequence[tuple[float, float]], prior: Sequence[tuple[float, float]]) -> float:
-    """The largest probability in the outermost tenth of the grid on a side that is not one of the prior."""
-    strip = max(1, _TABLE // 20)
+def _edge(found: Posterior, prior: Sequence[tuple[float, float]]) -> float:
+    """The largest probability in the outermost twentieth of the grid on a side that is not one of the prior."""
+    strip = _TABLE // 20
     worst = 0.0
-    for k, ((low, high), (first, last)) in enumerate(zip(box, prior, strict=True)):
-        marginal = probability.sum(axis=tuple(i for i in range(probability.ndim) if i != k))
-        worst = max(
-            worst, marginal[:strip].sum() if low > first else 0.0, marginal[-strip:].sum() if high < last else 0.0
-        )
-    return float(worst)
+    for name, axis, (first, last) in zip(found.names, found.axes, prior, strict=True):
+        marginal = found.marginal(name)
+        if axis[0] > first:
+            worst = max(worst, float(marginal[:strip].sum()))
+        if axis[-1] < last:
+            worst = max(worst, float(marginal[-strip:].sum()))
+    return worst

@@ -90,6 +90,18 @@ def relative(constituents: Columns, jets: Columns, counts: npt.NDArray[np.int64]
     }
 
 
+def into_box(values: npt.NDArray[Any], size: Any, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+    """Positions modulo the side of a periodic box, at least 0 and less than it, in the precision of ``dtype``.
+
+    Rounding takes what is just below the side, and tiny negative numbers, to the side itself, which is 0.
+
+    >>> into_box(np.array([-1e-30, 7.0, 4.0]), 5.0).tolist()
+    [0.0, 2.0, 4.0]
+    """
+    found = np.mod(values, size).astype(dtype)
+    return np.where(found >= size, np.zeros((), dtype), found)
+
+
 def wrap(angle: Floats) -> Floats:
     """An angle in [-pi, pi); one already inside is returned as it is, to the last bit.
 

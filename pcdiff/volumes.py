@@ -27,6 +27,7 @@ from pcdiff.diffusion.heads import placed
 from pcdiff.diffusion.samplers.base import Levels
 from pcdiff.errors import DataError
 from pcdiff.generator import Generator
+from pcdiff.kinematics import into_box
 from pcdiff.noise import point_noise
 from pcdiff.schema import POSITION, Feature
 from pcdiff.seeds import Purpose, word
@@ -193,9 +194,7 @@ def _volume(
     columns = {name: made.column(name) for name in made.schema.point_names}
     for axis, name in enumerate(POSITION):
         place = size / torus.period * x[:, torus.positions[axis]].astype(np.float64)
-        place = np.mod(place, size * boxes[axis]).astype(np.float32)
-        place[place >= size * boxes[axis]] = 0
-        columns[name] = place
+        columns[name] = into_box(place, size * boxes[axis], np.float32)
     sides = [Feature(f"size_{name}", "Mpc/h", f"side of the volume along {name}") for name in POSITION]
     schema = replace(made.schema, clouds=(*made.schema.clouds, *sides))
     kept = {name: made.feature(name) for name in made.schema.cloud_names}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.schema import Feature, jet_schema
+from pcdiff.schema import Feature, jet_schema, vector_schema
 
 SCHEMA = jet_schema(["etarel", "phirel", "ptrel", "pdgId"], ["pt", "eta", "type"])
 POLAR = jet_schema(["pt", "eta", "phi"], ["pt", "eta", "phi"])
@@ -412,3 +412,16 @@ def test_reading_never_imports_torch() -> None:
         "assert not {'torch', 'uproot', 'h5py', 'mlflow', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_some_of_the_points_are_those_of_awkward() -> None:
+    """As a jagged mask has it; a cloud may lose all of its points."""
+    rng = np.random.default_rng(7)
+    counts = np.array([3, 1, 4, 2])
+    values = rng.standard_normal(counts.sum())
+    clouds = PointClouds.from_flat({"x": values}, np.concatenate([[0], np.cumsum(counts)]), {}, vector_schema(["x"]))
+    keep = np.array([1, 0, 1, 0, 0, 1, 1, 0, 1, 1], bool)
+    found = clouds.points_where(keep)
+    assert found.counts.tolist() == [2, 0, 2, 2]
+    assert found.points.x.to_list() == clouds.points.x[ak.unflatten(keep, counts)].to_list()
+    assert clouds.owners.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]

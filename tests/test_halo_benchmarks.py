@@ -371,12 +371,11 @@ def test_processes_are_trained_and_compared(folder: Path, tmp_path: Path, monkey
 
 def test_even_halos_are_called_even_and_others_are_not() -> None:
     """30 values of chi^2 with one degree of freedom each: within 4 standard errors, with some room for errors from 60 boxes."""
-    from halo_statistics import chosen
     from torus import unevenness
 
     clouds = poisson(60, 4, mean=200)
     assert abs(unevenness(clouds) - 1) < 4 * np.sqrt(2 / 30) + 2 / 60
-    assert unevenness(chosen(clouds, (clouds.column("x") > 20) | (clouds.column("y") < 60))) > 10
+    assert unevenness(clouds.points_where((clouds.column("x") > 20) | (clouds.column("y") < 60))) > 10
 
 
 def test_the_readme_has_a_place_for_each_script() -> None:

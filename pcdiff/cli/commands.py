@@ -28,8 +28,8 @@ def train(args: argparse.Namespace) -> None:
     from pcdiff.training import train
 
     config = load_config(args.config, args.overrides)
-    run = train(config, **_given(args, "resume"))
-    _say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
+    run = train(config, **given(args, "resume"))
+    say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
 def distill(args: argparse.Namespace) -> None:
@@ -37,8 +37,8 @@ def distill(args: argparse.Namespace) -> None:
     from pcdiff.config import DistillConfig, load_as
     from pcdiff.distill import distill
 
-    run = distill(load_as(DistillConfig, args.config, args.overrides), **_given(args, "resume"))
-    _say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
+    run = distill(load_as(DistillConfig, args.config, args.overrides), **given(args, "resume"))
+    say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -49,12 +49,12 @@ def sample(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     generator = Generator.load(args.generator)
-    followed = _given(args, "seed", "steps", "order", "grid", "sampler", "denoise", "guidance", "precision", "device")
+    followed = given(args, "seed", "steps", "order", "grid", "sampler", "denoise", "guidance", "precision", "device")
     if "conditions" in args:
         followed["conditions"] = _conditions(args.conditions)
     if "sampler_options" in args:
         followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
-    chosen = followed | _given(args, "n")
+    chosen = followed | given(args, "n")
     if "given" in args:
         chosen["given"] = read(find(args.given), **_reading(args))
         chosen.setdefault("n", len(chosen["given"]))
@@ -65,27 +65,27 @@ def sample(args: argparse.Namespace) -> None:
     n = chosen.get("n", 0)
     start = time.monotonic()
     with bar("sampling", n or None) as advance:
-        path = write(generator.iterate(**chosen, progress=advance), args.output, **_given(args, "format"))
+        path = write(generator.iterate(**chosen, progress=advance), args.output, **given(args, "format"))
     took = time.monotonic() - start
-    _say(f"{path}: {n:,} clouds in {took:.1f} s, {n / took:,.0f} a second")
+    say(f"{path}: {n:,} clouds in {took:.1f} s, {n / took:,.0f} a second")
     if "trajectory" in args:
         from pcdiff.trajectory import draw_trajectory, trajectory
 
         clouds = trajectory(generator, args.trajectory, **followed)
         beside = path.with_name(f"{path.stem}_trajectory{path.suffix}")
-        _say(
-            f"{write(clouds, beside, **_given(args, 'format'))}: the sampler's intermediates of {args.trajectory} clouds"
+        say(
+            f"{write(clouds, beside, **given(args, 'format'))}: the sampler's intermediates of {args.trajectory} clouds"
         )
-        _say(str(draw_trajectory(clouds, beside.with_suffix(".png"))))
+        say(str(draw_trajectory(clouds, beside.with_suffix(".png"))))
 
 
 def export(args: argparse.Namespace) -> None:
     """``pcdiff export``"""
     from pcdiff.export import export_onnx
 
-    chosen = _given(args, "sampler", "order", "steps", "grid", "denoise", "guidance")
+    chosen = given(args, "sampler", "order", "steps", "grid", "denoise", "guidance")
     path = export_onnx(args.generator, args.output, **chosen)
-    _say(
+    say(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB; its metadata say what goes in and comes out (docs/how-to/export.md)"
     )
 
@@ -98,10 +98,10 @@ def grid(args: argparse.Namespace) -> None:
     # Fitting takes minutes.
     require_own(Generator.folder(args.generator))
     generator = Generator.load(args.generator)
-    generator.fit_grids(**_given(args, "steps", "device"))
+    generator.fit_grids(**given(args, "steps", "device"))
     folder = generator.save_grids(args.generator)
     fitted = ", ".join(map(str, sorted(generator.grids)))
-    _say(f"{folder}: grids for {fitted} steps; use one with: pcdiff sample {args.generator} --grid fitted --steps N")
+    say(f"{folder}: grids for {fitted} steps; use one with: pcdiff sample {args.generator} --grid fitted --steps N")
 
 
 def likelihood(args: argparse.Namespace) -> None:
@@ -111,11 +111,9 @@ def likelihood(args: argparse.Namespace) -> None:
     from pcdiff.cli.progress import bar
     from pcdiff.density import cloud_log_likelihood
     from pcdiff.generator import Generator
-    from pcdiff.io import read
-    from pcdiff.resources import find
 
-    clouds = read(find(args.file), **_reading(args))[: getattr(args, "n", None)]
-    chosen = _given(args, "steps", "probes", "seed", "device") | ({"kind": "exact"} if "exact" in args else {})
+    clouds = _clouds(args)
+    chosen = given(args, "steps", "probes", "seed", "device") | ({"kind": "exact"} if "exact" in args else {})
     with bar("likelihood", len(clouds)) as advance:
         found = cloud_log_likelihood(Generator.load(args.generator), clouds, **chosen, progress=advance)
     rows: list[tuple[str, ...]] = []
@@ -129,13 +127,13 @@ def likelihood(args: argparse.Namespace) -> None:
         known = len(values) > 1 and np.isfinite(values).all()
         error = values.std(ddof=1) / np.sqrt(len(values)) if known else np.nan
         rows.append((text, f"{values.mean():.4f}", f"{error:.4f}"))
-    _say(f"{args.file}: {len(clouds):,} clouds, mean in nats and its standard error")
+    say(f"{args.file}: {len(clouds):,} clouds, mean in nats and its standard error")
     _print_table(("", "mean", "error"), rows)
     unseen = int(np.isinf(found.counts).sum())
     if unseen:
-        _say(f"{unseen:,} of the clouds have a number of points that no cloud of the training data had: their p is 0")
+        say(f"{unseen:,} of the clouds have a number of points that no cloud of the training data had: their p is 0")
     if found.error.any():
-        _say(f"of it from the probes of the divergence: {np.sqrt((found.error**2).mean() / len(clouds)):.4f}")
+        say(f"of it from the probes of the divergence: {np.sqrt((found.error**2).mean() / len(clouds)):.4f}")
 
 
 def posterior(args: argparse.Namespace) -> None:
@@ -143,11 +141,9 @@ def posterior(args: argparse.Namespace) -> None:
     from pcdiff.cli.progress import bar
     from pcdiff.generator import Generator
     from pcdiff.inference import posteriors
-    from pcdiff.io import read
-    from pcdiff.resources import find
 
-    clouds = read(find(args.file), **_reading(args))[: getattr(args, "n", None)]
-    chosen = _given(args, "features", "levels", "seed", "device")
+    clouds = _clouds(args)
+    chosen = given(args, "features", "levels", "seed", "device")
     with bar("posterior", len(clouds)) as advance:
         found = posteriors(Generator.load(args.generator), clouds, **chosen, progress=advance)
     names = found[0].names
@@ -172,7 +168,7 @@ def evaluate(args: argparse.Namespace) -> None:
     stems = [Path(sample).stem for sample in args.samples]
     names = stems if len(set(stems)) == len(stems) else args.samples
     samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
-    chosen = _given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers")
+    chosen = given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers")
     for name in ("reference", "training"):
         if name in args:
             chosen[name] = read(find(getattr(args, name)), **_reading(args))
@@ -190,10 +186,10 @@ def reweight(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     truth, sample = read(find(args.truth), **_reading(args)), read(find(args.sample))
-    chosen = _given(args, "kind", "folds", "held_out", "clip", "seed")
+    chosen = given(args, "kind", "folds", "held_out", "clip", "seed")
     with bar("folds", chosen.get("folds")) as advance:
         found = reweight(truth, sample, **chosen, progress=lambda: advance(1))
-    _say(f"{write(found.sample, args.output)}: {found}")
+    say(f"{write(found.sample, args.output)}: {found}")
     if "report" in args:
         _show(found.closure(args.report))
 
@@ -205,7 +201,7 @@ def compare(args: argparse.Namespace) -> None:
     from pcdiff.io import read
     from pcdiff.resources import find
 
-    chosen = _given(args, "count", "classifiers", "fpnd", "draws", "seed", "device", "workers")
+    chosen = given(args, "count", "classifiers", "fpnd", "draws", "seed", "device", "workers")
     if "truth" in args:
         chosen["truth"] = read(find(args.truth), **_reading(args))
     with bar("sampling") as advance:
@@ -225,14 +221,14 @@ def inspect(args: argparse.Namespace) -> None:
         _print_table(("", ""), list(about(args.file).items()))
         return
     found = inspect(find(args.file), **_reading(args))
-    _say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
+    say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
     _print_table(
         ("in the file", "feature", "type"), [(column.source, column.feature, column.type) for column in found.columns]
     )
     if found.metadata:
         _print_table(("metadata", ""), [(key, _plain(value)) for key, value in found.metadata.items()])
     for note in found.notes:
-        _say(note)
+        say(note)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -242,7 +238,7 @@ def convert(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     inputs = [find(name) for name in args.inputs]
-    pieces = iterate(inputs, **_given(args, "step_size"), **_reading(args))
+    pieces = iterate(inputs, **given(args, "step_size"), **_reading(args))
 
     def counted(advance: Callable[[int], None]) -> Iterator[PointClouds]:
         for piece in pieces:
@@ -250,8 +246,8 @@ def convert(args: argparse.Namespace) -> None:
             advance(len(piece))
 
     with bar("converting") as advance:
-        path = write(counted(advance), args.output, **_given(args, "format"))
-    _say(str(path))
+        path = write(counted(advance), args.output, **given(args, "format"))
+    say(str(path))
 
 
 def info(args: argparse.Namespace) -> None:
@@ -268,53 +264,12 @@ def generators(args: argparse.Namespace) -> None:  # noqa: ARG001
     _print_table(("name", "generates"), list(shipped_generators().items()))
 
 
-def make_jets(args: argparse.Namespace) -> None:
-    """``pcdiff data make jets``"""
-    from pcdiff.data import make_jets
-
-    output = args.output if "output" in args else Path("data", f"jets_{args.process}_{args.count}.hdf5")
-    chosen = _given(
-        args, "seed", "radius", "pt", "eta", "constituents", "significant_bits", "max_ctau", "labels", "workers"
-    )
-    _say(str(make_jets(output, process=args.process, count=args.count, **chosen)))
-
-
-def make_halos(args: argparse.Namespace) -> None:
-    """``pcdiff data make halos_pm``"""
-    from pcdiff.data import make_halos
-
-    output = args.output if "output" in args else Path("data", f"halos_pm_{args.count}.hdf5")
-    chosen = _given(args, "seed", "omega_m", "sigma_8", "steps", "refinement", "workers")
-    _say(str(make_halos(output, count=args.count, **chosen)))
-
-
-def make_toy(args: argparse.Namespace) -> None:
-    """``pcdiff data make toy``"""
-    from pcdiff.data import toy
-    from pcdiff.io import write
-
-    output = args.output if "output" in args else Path("data", f"toy_{args.shape}_{args.count}.parquet")
-    _say(str(write(toy(args.shape, args.count, **_given(args, "seed")), output)))
-
-
-def fetch(args: argparse.Namespace) -> None:
-    """``pcdiff data fetch``"""
-    if args.name == "fpnd":
-        from pcdiff.evaluation.fpnd import fetch_fpnd_resources
-
-        _say(str(fetch_fpnd_resources(**_given(args, "output"))))
-        return
-    from pcdiff.data import fetch
-
-    _say(str(fetch(args.name, **_given(args, "type", "output"))))
-
-
 def sync(args: argparse.Namespace) -> None:
     """``pcdiff track sync``"""
     from pcdiff.tracking import sync
 
-    done = sync(args.run_folder, **_given(args, "uri"))
-    _say(
+    done = sync(args.run_folder, **given(args, "uri"))
+    say(
         f"{done.uri}: sent {done.metrics:,} metric values and {done.artifacts} files to {done.experiment}/{done.run_id}"
     )
 
@@ -323,7 +278,7 @@ def ui(args: argparse.Namespace) -> None:
     """``pcdiff ui``"""
     from pcdiff.tracking import ui
 
-    ui(**_given(args, "uri", "port"))
+    ui(**given(args, "uri", "port"))
 
 
 def schema(args: argparse.Namespace) -> None:
@@ -341,7 +296,15 @@ def show(args: argparse.Namespace) -> None:
     sys.stdout.write(to_yaml(load_any(args.config, args.overrides)))
 
 
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+def _clouds(args: argparse.Namespace) -> PointClouds:
+    """Those of the file, as many as asked for."""
+    from pcdiff.io import read
+    from pcdiff.resources import find
+
+    return read(find(args.file), **_reading(args))[: getattr(args, "n", None)]
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the options that the user gave."""
     return {name: getattr(args, name) for name in names if name in args}
 
@@ -355,7 +318,7 @@ def _show(evaluation: Evaluation) -> None:
     """The tables, and where the report is."""
     _console().print(*evaluation.tables(), sep="\n\n")
     if evaluation.output is not None:
-        _say(f"report: {evaluation.output / 'index.html'}")
+        say(f"report: {evaluation.output / 'index.html'}")
 
 
 def _options(words: Iterable[str], name: str = "--option", example: str = "jets=FatJet") -> dict[str, Any]:
@@ -398,7 +361,7 @@ def _console() -> Console:
     return Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     _console().print(text, soft_wrap=True)
 
 

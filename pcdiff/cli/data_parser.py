@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pcdiff.cli import commands
+from pcdiff.cli import data_commands
 from pcdiff.cli.arguments import count, count_or_all, length_or_all, window, window_or_value
 
 __all__ = ["add_data"]
@@ -20,7 +20,9 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
         command, group: make a command, or a group of commands, of the parser.
     """
     made = group(data, "make", "simulate a data set")
-    jets = command(made, "jets", commands.make_jets, "simulate jets with Pythia 8 and FastJet", "pcdiff.data.make_jets")
+    jets = command(
+        made, "jets", data_commands.make_jets, "simulate jets with Pythia 8 and FastJet", "pcdiff.data.make_jets"
+    )
     jets.add_argument("--process", metavar="TYPE", required=True, help="what starts the jets: g, q, t, w or z")
     jets.add_argument("-n", dest="count", metavar="N", type=count, required=True, help="number of jets")
     jets.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/jets_TYPE_N.hdf5 when absent")
@@ -47,7 +49,7 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
     halos = command(
         made,
         "halos_pm",
-        commands.make_halos,
+        data_commands.make_halos,
         "simulate halo catalogues with a particle mesh",
         "pcdiff.data.make_halos",
     )
@@ -64,7 +66,9 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
     halos.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same boxes")
     halos.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
 
-    toy = command(made, "toy", commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy")
+    toy = command(
+        made, "toy", data_commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy"
+    )
     toy.add_argument(
         "--shape",
         metavar="NAME",
@@ -75,7 +79,9 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
     toy.add_argument("-o", "--output", metavar="FILE", type=Path, help="data/toy_NAME_N.parquet when absent")
     toy.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same points")
 
-    fetch = command(data, "fetch", commands.fetch, "download a public data set and check its sum", "pcdiff.data.fetch")
+    fetch = command(
+        data, "fetch", data_commands.fetch, "download a public data set and check its sum", "pcdiff.data.fetch"
+    )
     fetch.add_argument("name", metavar="NAME", help="jetnet30, jetnet150, or fpnd: what FPND compares jets with")
     fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
     fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="folder to put the file in")

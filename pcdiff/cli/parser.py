@@ -200,10 +200,7 @@ def _add_sampling(names: Any) -> None:
         "how likely point clouds are under a generator, in nats",
         "pcdiff.density.cloud_log_likelihood",
     )
-    likelihood.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
-    likelihood.add_argument("file", metavar="FILE", help="file or glob of point clouds")
-    likelihood.add_argument("-n", dest="n", metavar="N", type=count, help="only the first N clouds; default: all")
-    _add_reading(likelihood, "--from", "FILE")
+    _add_clouds(likelihood)
     likelihood.add_argument("--steps", metavar="STEPS", type=count, help="Runge-Kutta steps of the ODE")
     likelihood.add_argument("--probes", metavar="N", type=count, help="random probes of the divergence")
     likelihood.add_argument("--exact", action="store_true", help="take the divergence exactly: slow for large clouds")
@@ -217,10 +214,7 @@ def _add_sampling(names: Any) -> None:
         "what universe catalogues are from: the posterior of features that a generator is conditioned on",
         "pcdiff.inference.posteriors",
     )
-    posterior.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
-    posterior.add_argument("file", metavar="FILE", help="file or glob of point clouds")
-    posterior.add_argument("-n", dest="n", metavar="N", type=count, help="only the first N clouds; default: all")
-    _add_reading(posterior, "--from", "FILE")
+    _add_clouds(posterior)
     posterior.add_argument(
         "--feature",
         metavar="NAME",
@@ -289,6 +283,14 @@ def _add_sampling(names: Any) -> None:
     _add_judging(compare)
     compare.add_argument("--seed", metavar="SEED", type=int, help="seed of the clouds and of the resampling")
     compare.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def _add_clouds(parser: _Parser) -> None:
+    """A generator, and clouds that it is asked about."""
+    parser.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
+    parser.add_argument("file", metavar="FILE", help="file or glob of point clouds")
+    parser.add_argument("-n", dest="n", metavar="N", type=count, help="only the first N clouds; default: all")
+    _add_reading(parser, "--from", "FILE")
 
 
 def _add_sampler(parser: _Parser) -> None:

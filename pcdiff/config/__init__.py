@@ -8,6 +8,7 @@ from __future__ import annotations
 from pcdiff.config.distill import DistillConfig, PairsConfig, RunConfig
 from pcdiff.config.load import load_any, load_as, load_config
 from pcdiff.config.models import (
+    PERIODIC,
     SAMPLER_FACTS,
     Config,
     DataConfig,
@@ -30,6 +31,7 @@ from pcdiff.config.models import (
 from pcdiff.config.store import config_hash, flat, json_schema, to_yaml
 
 __all__ = [
+    "PERIODIC",
     "SAMPLER_FACTS",
     "Config",
     "DataConfig",

@@ -28,6 +28,7 @@ from pcdiff.config.sampling import SAMPLER_FACTS, SamplingConfig
 from pcdiff.config.section import Names, Real, Section, Whole, mistake
 
 __all__ = [
+    "PERIODIC",
     "SAMPLER_FACTS",
     "Config",
     "DataConfig",

@@ -24,6 +24,7 @@ from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.data.particle_mesh import BARYONS, HUBBLE, TILT, Cosmology, Mesh, evolve, friends_of_friends
 from pcdiff.data.shards import make_in_shards
 from pcdiff.errors import DataError, optional
+from pcdiff.kinematics import into_box
 from pcdiff.schema import halo_schema
 from pcdiff.seeds import Purpose, stream
 
@@ -163,9 +164,7 @@ def _box(recipe: HaloRecipe, universe: Cosmology, number: int) -> PointClouds:
     mass = (groups.sizes + unit) * mesh.particle_mass(universe)
     order = np.argsort(-mass, kind="stable")
     order = order[mass[order] > LOWEST_MASS]
-    position = groups.positions[order].astype(np.float32)
-    # Rounding to single precision takes the largest double below the box size to the box size itself.
-    position[position >= mesh.box_size] = 0
+    position = into_box(groups.positions[order], mesh.box_size, np.float32)
     columns = (*position.T, *groups.velocities[order].astype(np.float32).T, np.log10(mass[order]).astype(np.float32))
     rows = (mesh.box_size, 0.0, universe.omega_m, universe.sigma_8)
     return PointClouds.from_flat(

@@ -29,6 +29,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from pcdiff.errors import optional
+from pcdiff.kinematics import into_box
 
 __all__ = [
     "BARYONS",
@@ -101,6 +102,13 @@ class Cosmology:
         """dG/da = 3/2 Omega_m D / (a^2 E): the equation of linear growth."""
         return 1.5 * self.omega_m * self.growth(a) / (a**2 * self.expansion(a))
 
+    def colossus(self) -> Any:
+        """The same universe in colossus; needs the extra ``halos``."""
+        parameters = {"H0": 100 * HUBBLE, "Om0": self.omega_m, "Ob0": BARYONS, "sigma8": self.sigma_8, "ns": TILT}
+        return optional("colossus.cosmology.cosmology", "halos").Cosmology(
+            name="pcdiff", flat=True, relspecies=False, persistence="", **parameters
+        )
+
     def power(self) -> Callable[[Singles], Singles]:
         """The linear power spectrum today, (Mpc/h)^3, of wave numbers in h/Mpc; needs the extra ``halos``."""
         return _power(self.omega_m, self.sigma_8)
@@ -117,10 +125,7 @@ class Cosmology:
 
 @lru_cache(maxsize=4)
 def _power(omega_m: float, sigma_8: float) -> Callable[[Singles], Singles]:
-    parameters = {"H0": 100 * HUBBLE, "Om0": omega_m, "Ob0": BARYONS, "sigma8": sigma_8, "ns": TILT}
-    universe = optional("colossus.cosmology.cosmology", "halos").Cosmology(
-        name="pcdiff", flat=True, relspecies=False, persistence="", **parameters
-    )
+    universe = Cosmology(omega_m, sigma_8).colossus()
     k = np.geomspace(_LOWEST, _HIGHEST, 800)
     table = CubicSpline(np.log(k), np.log(universe.matterPowerSpectrum(k, model="eisenstein98")))
     return lambda wave: np.exp(table(np.log(wave))).astype(np.float32)
@@ -318,6 +323,4 @@ def friends_of_friends(positions: Singles, velocities: Singles, box_size: float,
         np.stack([np.bincount(group, column, len(kept)) for column in field.T], axis=1) / sizes[kept, None]
         for field in (steps, v)
     ]
-    centres = np.mod(origin + mean[0], box_size)
-    centres[centres >= box_size] = 0
-    return Groups(centres, mean[1], sizes[kept])
+    return Groups(into_box(origin + mean[0], box_size), mean[1], sizes[kept])

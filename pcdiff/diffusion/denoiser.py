@@ -181,6 +181,12 @@ class Denoiser(nn.Module):
             prediction = Prediction(x_t, read, level)
         return prediction
 
+    def known_noise(self, eps: Tensor, level: Level) -> Tensor:
+        """What of the noise (B, N, F) can be known from the clean and the noisy cloud, which predictions are compared with."""
+        for head in self.heads:
+            eps = eps.index_copy(-1, head.channels, head.noise(eps[..., head.channels], level))
+        return eps
+
     def with_net(self, net: nn.Module) -> Denoiser:
         """The same reading of another net's output."""
         return Denoiser(

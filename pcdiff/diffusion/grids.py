@@ -31,22 +31,15 @@ def quadratic_grid(schedule: Schedule, steps: int) -> Tensor:
 
 def log_snr_grid(schedule: Schedule, steps: int) -> Tensor:
     """Even in log-SNR, the variable in which exponential integrators step (DPM-Solver, arXiv 2206.00927)."""
-    high, low = _ends(schedule)
+    high, low = schedule.log_snr_ends
     return _times(schedule, torch.linspace(low, high, steps + 1, dtype=torch.float64))
 
 
 def karras_grid(schedule: Schedule, steps: int) -> Tensor:
     """Even in (sigma / alpha)^(1/7): finer towards the data (arXiv 2206.00364, equation 5, rho = 7)."""
-    noise = torch.exp(-torch.tensor(_ends(schedule), dtype=torch.float64) / 2) ** (1 / _RHO)
+    noise = torch.exp(-torch.tensor(schedule.log_snr_ends, dtype=torch.float64) / 2) ** (1 / _RHO)
     even = torch.linspace(float(noise[1]), float(noise[0]), steps + 1, dtype=torch.float64)
     return _times(schedule, -2 * _RHO * torch.log(even))
-
-
-def _ends(schedule: Schedule) -> tuple[float, float]:
-    """The log-SNR at t_min and at t_max."""
-    with torch.no_grad():
-        high, low = schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).tolist()
-    return high, low
 
 
 def _times(schedule: Schedule, log_snr: Tensor) -> Tensor:

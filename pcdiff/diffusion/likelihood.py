@@ -208,10 +208,8 @@ def squared_error(denoiser: Denoiser, x0: Tensor, mask: Tensor, cond: Tensor, t:
     """|eps - eps_hat|^2 of each cloud, shape (B,), for noise (B, N, F) that is zero at padding, at times (B,)."""
     x_t = noised(denoiser, x0, mask, t, noise)
     prediction: Prediction = denoiser(x_t, t, mask, cond)
-    for head in denoiser.heads:
-        known = head.noise(noise[..., head.channels], prediction.level)
-        noise = noise.index_copy(-1, head.channels, known)
-    return (prediction.eps - noise * mask[..., None]).square().sum((1, 2))
+    known = denoiser.known_noise(noise, prediction.level) * mask[..., None]
+    return (prediction.eps - known).square().sum((1, 2))
 
 
 def _drawn_error(
@@ -227,8 +225,7 @@ def _continuous(
 ) -> Tensor:
     """The diffusion term at each draw, shape (draws, B)."""
     schedule = denoiser.schedule
-    ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
-    high, low = schedule.log_snr(ends).tolist()
+    high, low = schedule.log_snr_ends
     shift = torch.rand(len(x0), generator=generator, dtype=x0.dtype)
     terms = []
     for k in range(draws):

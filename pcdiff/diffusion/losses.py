@@ -75,10 +75,9 @@ def denoising_loss(
     level = prediction.level
     eps = noise * (given.sigma / level.sigma)
     target = (level.alpha * eps - level.sigma * x0) / level.r
-    for head in denoiser.heads:
-        channels = head.channels
-        known = head.noise(eps[..., channels], level)
-        target = target.index_copy(-1, channels, Prediction.of("epsilon", known, x_t[..., channels], level).output)
+    if denoiser.heads:
+        # What eps is short of changes F by r / alpha as much.
+        target = target + level.r / level.alpha * (denoiser.known_noise(eps, level) - eps)
     return per_cloud(WEIGHTS[weight](level) * (prediction.output - target).square(), mask)
 
 

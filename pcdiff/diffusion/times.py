@@ -73,21 +73,17 @@ def draw_times(
     return schedule.t_min + (schedule.t_max - schedule.t_min) * unit, one
 
 
-def _ends(schedule: Schedule) -> Tensor:
-    """The log-SNR at t_min and t_max, float64."""
-    with torch.no_grad():
-        return schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
-
-
 def _logit_normal(schedule: Schedule, unit: Tensor) -> Tensor:
-    high, low = torch.special.ndtr((_ends(schedule) - _LOG_SNR_MEAN) / _LOG_SNR_STD)
+    high, low = torch.special.ndtr(
+        (torch.tensor(schedule.log_snr_ends, dtype=torch.float64) - _LOG_SNR_MEAN) / _LOG_SNR_STD
+    )
     log_snr = _LOG_SNR_MEAN + _LOG_SNR_STD * torch.special.ndtri(high + (low - high) * unit.double())
     return schedule.time(log_snr).clamp(schedule.t_min, schedule.t_max).float()
 
 
 @torch.no_grad()
 def _even(schedule: Schedule, unit: Tensor) -> tuple[Tensor, Tensor]:
-    high, low = _ends(schedule).tolist()
+    high, low = schedule.log_snr_ends
     t = schedule.time(high + (low - high) * unit.double()).clamp(schedule.t_min, schedule.t_max)
     # dt / dunit over the length of the range of t
     slope = (low - high) / schedule.level(t).d_log_snr.flatten() / (schedule.t_max - schedule.t_min)
@@ -97,7 +93,7 @@ def _even(schedule: Schedule, unit: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _importance(schedule: Schedule, unit: Tensor, weight: str) -> tuple[Tensor, Tensor]:
     # Cells even in log-SNR, in which weights are smooth though in t some diverge at the end.
-    high, low = _ends(schedule).tolist()
+    high, low = schedule.log_snr_ends
     t = schedule.time(torch.linspace(high, low, _CELLS + 1, dtype=torch.float64)).clamp(schedule.t_min, schedule.t_max)
     widths = t.diff()
     middle = schedule.time(torch.linspace(high, low, 2 * _CELLS + 1, dtype=torch.float64)[1::2])

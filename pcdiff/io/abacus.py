@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.clouds import PointClouds
-from pcdiff.errors import DataError, optional, suggest
+from pcdiff.errors import DataError, one_line, optional, suggest
 from pcdiff.io.catalogue import NO_MASS, catalogue, positive
 from pcdiff.io.registry import Column, Description, Format
 
@@ -104,7 +104,9 @@ def _header(slabs: list[Path], columns: tuple[str, ...]) -> dict[str, float]:
                 header = header or dict(tree["header"])
         except Exception as error:
             # What ASDF, YAML and the tree raise for damage is of no one type.
-            raise DataError(f"{slab}: cannot be opened ({_line(error)}); expected a whole CompaSO ASDF file") from error
+            raise DataError(
+                f"{slab}: cannot be opened ({one_line(error)}); expected a whole CompaSO ASDF file"
+            ) from error
         size = slab.stat().st_size
         for name in columns:
             if name not in declared:
@@ -151,7 +153,7 @@ def _iterate(path: Path, _step_size: int, *, cleaned: bool = False, center: str 
         position, velocity, particles = (np.asarray(halos[name]) for name in (x, v, number))
     except Exception as error:
         # What abacusutils, ASDF and Blosc raise is of no one type.
-        raise DataError(f"{path}: cannot be read by abacusutils ({_line(error)})") from error
+        raise DataError(f"{path}: cannot be read by abacusutils ({one_line(error)})") from error
     features = {name: header[name] for name in ("box_size", "redshift", "omega_m")}
     yield catalogue(
         position.astype(np.float64) % header["box_size"],
@@ -176,10 +178,6 @@ def _describe(path: Path, *, cleaned: bool = False, center: str = "com") -> Desc
     state = "cleaned" if cleaned else "as CompaSO found them; the option cleaned takes those of the cleaned catalogue"
     notes = (f"{len(slabs)} slab{'' if len(slabs) == 1 else 's'}", f"halos {state}", NO_MASS)
     return Description(path, "abacus", 1, tuple(columns), header, notes)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 FORMAT = Format(

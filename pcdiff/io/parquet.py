@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pcdiff.clouds import PointClouds
-from pcdiff.errors import DataError, suggest
+from pcdiff.errors import DataError, one_line, suggest
 from pcdiff.io.registry import Column, Description, Format
 from pcdiff.io.stored import Stored
 from pcdiff.schema import Schema, jet_schema
@@ -47,7 +47,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be opened ({_line(error)}); expected a whole Parquet file") from error
+        raise DataError(f"{path}: cannot be opened ({one_line(error)}); expected a whole Parquet file") from error
     with file:
         yield file
 
@@ -125,7 +125,7 @@ def _iterate(
             try:
                 batch = next(batches, None)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path}: cannot be read ({_line(error)}); the file is damaged") from error
+                raise DataError(f"{path}: cannot be read ({one_line(error)}); the file is damaged") from error
             if batch is None:
                 return
             if batch.num_rows:
@@ -253,10 +253,6 @@ def _floats(piece: PointClouds) -> list[str]:
     columns = {f"{_POINTS}.list.element.{name}": piece.column(name) for name in piece.schema.point_names}
     columns |= {name: piece.feature(name) for name in piece.schema.cloud_names}
     return [column for column, values in columns.items() if values.dtype in (np.float32, np.float64)]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 FORMAT = Format(

@@ -37,12 +37,31 @@ class EmpiricalMultiplicity(Multiplicity):
         seed: int,
         progress: Callable[[], None] = quiet,
     ) -> None:
-        rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
+        self.keep(counts, features, types, np.random.default_rng(stream(seed, Purpose.MULTIPLICITY)))
+        progress()
+
+    def keep(
+        self,
+        counts: npt.NDArray[np.int64],
+        features: npt.NDArray[Any],
+        types: npt.NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> None:
+        """Take rows to draw from."""
         # Of each type by itself, so that a rare one keeps its rows.
         order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:ROWS] for kind in np.unique(types)])
         self.rows = torch.from_numpy(np.column_stack([counts[order], features[order]]).astype(np.float64))
         self.row_types = torch.from_numpy(types[order])
-        progress()
+
+    def row(self, unit: npt.NDArray[np.float64], types: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """A row of each type for uniform numbers, shape (n, 1 + K)."""
+        row_types = self.row_types.numpy()
+        first = np.searchsorted(row_types, types, side="left")
+        last = np.searchsorted(row_types, types, side="right")
+        found: npt.NDArray[np.float64] = self.rows.numpy()[
+            np.minimum(first + (unit * (last - first)).astype(np.int64), last - 1)
+        ]
+        return found
 
     def draw(
         self,
@@ -50,12 +69,7 @@ class EmpiricalMultiplicity(Multiplicity):
         types: npt.NDArray[np.int64],
         given: Mapping[int, float] | None = None,  # noqa: ARG002
     ) -> Draw:
-        sorted_types = self.row_types.numpy()
-        first = np.searchsorted(sorted_types, types, side="left")
-        last = np.searchsorted(sorted_types, types, side="right")
-        unit = special.ndtr(normals[:, 0])
-        index = np.minimum(first + (unit * (last - first)).astype(np.int64), last - 1)
-        rows = self.rows.numpy()[index]
+        rows = self.row(special.ndtr(normals[:, 0]), types)
         return rows[:, 0].astype(np.int64), rows[:, 1:]
 
     def quantiles(self, column: int) -> npt.NDArray[np.float64]:

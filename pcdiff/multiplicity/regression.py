@@ -25,7 +25,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from pcdiff.multiplicity.base import KNOTS, ROWS, Draw, Multiplicity, quiet
+from pcdiff.multiplicity.base import Draw, quiet
+from pcdiff.multiplicity.empirical import EmpiricalMultiplicity
 from pcdiff.seeds import Purpose, stream
 
 __all__ = ["RegressionMultiplicity"]
@@ -36,8 +37,8 @@ _MOST_DEGREE, _SCALE_DEGREE, _FOLDS = 5, 2, 5
 _ITERATIONS = 200
 
 
-class RegressionMultiplicity(Multiplicity):
-    """See the head of this module.
+class RegressionMultiplicity(EmpiricalMultiplicity):
+    """See the head of this module; features are those of an empirical model.
 
     Args:
         features: number K of cloud features.
@@ -46,18 +47,13 @@ class RegressionMultiplicity(Multiplicity):
 
     conditional = True
 
-    rows: Tensor
-    row_types: Tensor
     centre: Tensor
     width: Tensor
     mean: Tensor
     scale: Tensor
 
     def __init__(self, features: int, types: int) -> None:
-        super().__init__()
-        self.features = features
-        self.register_buffer("rows", torch.zeros(1, 1 + features, dtype=torch.float64))
-        self.register_buffer("row_types", torch.zeros(1, dtype=torch.int64))
+        super().__init__(features)
         self.register_buffer("centre", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("width", torch.ones(features, dtype=torch.float64))
         # Coefficients of the monomials of m and log s, which are numbered by degree.
@@ -73,9 +69,7 @@ class RegressionMultiplicity(Multiplicity):
         progress: Callable[[], None] = quiet,
     ) -> None:
         rng = np.random.default_rng(stream(seed, Purpose.MULTIPLICITY))
-        order = np.concatenate([rng.permutation(np.flatnonzero(types == kind))[:ROWS] for kind in np.unique(types)])
-        self.rows = torch.from_numpy(np.column_stack([counts[order], features[order]]).astype(np.float64))
-        self.row_types = torch.from_numpy(types[order])
+        self.keep(counts, features, types, rng)
         values = features.astype(np.float64)
         self.centre = torch.from_numpy(values.mean(axis=0))
         self.width = torch.from_numpy(np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0))
@@ -104,23 +98,14 @@ class RegressionMultiplicity(Multiplicity):
     def draw(
         self, normals: npt.NDArray[Any], types: npt.NDArray[np.int64], given: Mapping[int, float] | None = None
     ) -> Draw:
-        row_types = self.row_types.numpy()
-        first = np.searchsorted(row_types, types, side="left")
-        last = np.searchsorted(row_types, types, side="right")
         # The first normal is the scatter of n; the next one chooses the row.
         unit = special.ndtr(normals[:, 1]) if self.features else np.zeros(len(normals))
-        index = np.minimum(first + (unit * (last - first)).astype(np.int64), last - 1)
-        features = self.rows.numpy()[index, 1:]
+        features = self.row(unit, types)[:, 1:]
         for column, value in (given or {}).items():
             features[:, column] = value
         mean, scale = self._law(features, types)
         counts = np.rint(np.exp(mean + scale * normals[:, 0])).astype(np.int64)
         return np.maximum(counts, 1), features
-
-    def quantiles(self, column: int) -> Floats:
-        values = self.rows.numpy()[:, column]
-        found: Floats = np.quantile(values, np.linspace(0, 1, KNOTS))
-        return np.rint(found) if np.all(values == np.rint(values)) else found
 
     def log_count(
         self, counts: npt.NDArray[np.int64], features: npt.NDArray[Any], types: npt.NDArray[np.int64]

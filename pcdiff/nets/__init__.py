@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pcdiff.config import (
+    PERIODIC,
     EpicConfig,
     GraphConfig,
     NetConfig,
     PeriodicGraphConfig,
-    PeriodicTransformerConfig,
     TransformerConfig,
 )
 from pcdiff.errors import ConfigError, suggest
@@ -46,7 +46,7 @@ def build_net(
         ConfigError: a coordinate of the graph net is not among the point features, or a net for periodic boxes is to see others or the
             other way round.
     """
-    if torus is not None and not isinstance(config, (PeriodicGraphConfig, PeriodicTransformerConfig)):
+    if torus is not None and not isinstance(config, PERIODIC):
         raise ConfigError(f"net.kind: {config.kind} knows of no periodic box")
     # Each kind imports only what it needs: torch_geometric alone takes seconds.
     if isinstance(config, EpicConfig):

@@ -19,6 +19,7 @@ to rounding, and none of them needs to be learned.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from pcdiff.config import PeriodicGraphConfig
+from pcdiff.kinematics import into_box
 from pcdiff.nets.base import zero_linear
 from pcdiff.nets.periodic import InBox, PeriodicNet, Updates
 from pcdiff.torus import Torus
@@ -131,15 +133,15 @@ class _Waves(nn.Module):
         return _Phases(angles.cos() * valid, angles.sin() * valid, size, self.directions.to(position.dtype), self.shell)
 
 
+@dataclass(frozen=True)
 class _Phases:
     """Cosine and sine (B, N, M) of the waves at each point, zero at padding, and what belongs to them."""
 
-    def __init__(self, cos: Tensor, sin: Tensor, size: Tensor, directions: Tensor, shell: Tensor) -> None:
-        self.cos = cos
-        self.sin = sin
-        self.size = size
-        self.directions = directions
-        self.shell = shell
+    cos: Tensor
+    sin: Tensor
+    size: Tensor
+    directions: Tensor
+    shell: Tensor
 
 
 class _Norm(nn.Module):
@@ -282,9 +284,7 @@ def periodic_edges(position: Tensor, mask: Tensor, neighbours: int, period: floa
     edges: list[npt.NDArray[np.int64]] = []
     first, before, nearest = 0, None, np.zeros((0, 0), np.int64)
     for cloud, real in zip(places, valid, strict=True):
-        # Rounding takes tiny negative positions to the period itself, which is no place of the tree.
-        here = np.mod(cloud[real], period)
-        here[here >= period] = 0
+        here = into_box(cloud[real], period)
         count = len(here)
         if count > 1:
             # One cloud under many conditions, as in inference, is searched once.

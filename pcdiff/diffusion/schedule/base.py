@@ -87,6 +87,13 @@ class Schedule(ABC):
         """Derivative of the log-SNR in t, negative."""
         return 2 * (self.d_alpha(t) / self.alpha(t) - self.d_sigma(t) / self.sigma(t))
 
+    @property
+    def log_snr_ends(self) -> tuple[float, float]:
+        """The log-SNR at t_min and at t_max."""
+        with torch.no_grad():
+            high, low = self.log_snr(torch.tensor([self.t_min, self.t_max], dtype=torch.float64)).tolist()
+        return high, low
+
     def level(self, t: Tensor) -> Level:
         """The noise level at times (B,), in tensors of shape (B, 1, 1)."""
         t = t[:, None, None]

@@ -88,7 +88,7 @@ class PointSets:
         rows = [np.log(np.maximum(clouds.counts, 1)), *(clouds.feature(name) for name in columns)]
         if clouds.schema.kind == "jets":
             # ptrel is the last feature.
-            rows.append(np.bincount(np.repeat(np.arange(len(clouds)), clouds.counts), points[:, -1], len(clouds)))
+            rows.append(np.bincount(clouds.owners, points[:, -1], len(clouds)))
         return cls(points, clouds.offsets, np.stack(rows, axis=1).astype(np.float32), columns)
 
     def like(self, clouds: PointClouds) -> PointSets:

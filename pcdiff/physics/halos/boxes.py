@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.kinematics import into_box
 from pcdiff.physics.units import require_standard_units
 from pcdiff.schema import POSITION, VELOCITY, halo_schema
 
@@ -45,7 +45,10 @@ def box_sizes(clouds: PointClouds) -> Floats:
 
 def positions(clouds: PointClouds) -> Floats:
     """Positions in Mpc/h, at least 0 and less than the box size, shape (P, 3)."""
-    return _wrapped(np.stack([clouds.column(name) for name in POSITION], axis=1), _of_points(clouds, box_sizes(clouds)))
+    return into_box(
+        np.stack([clouds.column(name) for name in POSITION], axis=1).astype(np.float64),
+        _of_points(clouds, box_sizes(clouds)),
+    )
 
 
 def velocities(clouds: PointClouds) -> Floats:
@@ -74,7 +77,7 @@ def distortion(clouds: PointClouds, axis: int) -> Floats:
     found = positions(clouds)
     shift = velocities(clouds)[:, axis] * np.repeat((1 + z) / expansion, clouds.counts)
     found[:, axis] += shift
-    return _wrapped(found, _of_points(clouds, box_sizes(clouds)))
+    return into_box(found, _of_points(clouds, box_sizes(clouds)))
 
 
 def per_box(clouds: PointClouds, *values: Floats) -> Iterator[tuple[float, list[Floats]]]:
@@ -86,9 +89,3 @@ def per_box(clouds: PointClouds, *values: Floats) -> Iterator[tuple[float, list[
 def _of_points(clouds: PointClouds, values: Floats) -> Floats:
     found: Floats = np.repeat(values, clouds.counts)[:, None]
     return found
-
-
-def _wrapped(values: npt.NDArray[Any], period: Floats) -> Floats:
-    found = np.mod(values.astype(np.float64), period)
-    # A tiny negative number modulo the period rounds to the period itself.
-    return np.where(found >= period, 0.0, found)

@@ -67,7 +67,7 @@ def mass_function(clouds: PointClouds) -> csr_array:
     Jenkins et al., "The mass function of dark matter haloes", arXiv astro-ph/0005260, have it in ln M.
     """
     weight = 1 / (box_sizes(clouds) ** 3 * np.diff(MASS_EDGES).mean())
-    owners = np.repeat(np.arange(len(clouds)), clouds.counts)
+    owners = clouds.owners
     return filled(owners, len(clouds), [log10_mass(clouds)], [MASS_EDGES], weight[owners])
 
 

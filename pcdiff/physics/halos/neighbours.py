@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.kinematics import into_box
 from pcdiff.physics.halos.boxes import box_sizes, per_box, positions
 from pcdiff.physics.remembered import remembered
 
@@ -81,6 +82,5 @@ def _places(x: Floats, size: float) -> Floats:
     # The argument of the sum of unit numbers turns with the box; of halos in balance it is that of rounding, as good as any.
     anchor = np.angle(np.exp(2j * np.pi / size * x).sum(axis=0)) * size / (2 * np.pi)
     steps = np.arange(_GRID) * size / _GRID
-    axes = np.mod(anchor[:, None] + steps, size)
-    grid = np.meshgrid(*np.where(axes >= size, 0.0, axes), indexing="ij")
+    grid = np.meshgrid(*into_box(anchor[:, None] + steps, size), indexing="ij")
     return np.asarray(np.stack(grid, axis=-1).reshape(-1, 3))

@@ -32,7 +32,7 @@ def class_multiplicity(clouds: PointClouds, name: str) -> Floats:
         DataError: the jets have no ``particle_class``, or it has other names.
     """
     chosen = _classes(clouds) == PARTICLE_CLASSES.index(name)
-    return np.bincount(_owners(clouds), chosen, minlength=len(clouds)).astype(np.float64)
+    return np.bincount(clouds.owners, chosen, minlength=len(clouds)).astype(np.float64)
 
 
 def class_composition(clouds: PointClouds) -> csr_array:
@@ -42,7 +42,7 @@ def class_composition(clouds: PointClouds) -> csr_array:
         DataError: the jets have no ``particle_class``, or it has other names; the columns do not determine the relative
             coordinates, see :meth:`PointClouds.relative`.
     """
-    return filled(_owners(clouds), len(clouds), [_classes(clouds)], [CLASS_EDGES], numbers(fractions(clouds)))
+    return filled(clouds.owners, len(clouds), [_classes(clouds)], [CLASS_EDGES], numbers(fractions(clouds)))
 
 
 def jet_charge(clouds: PointClouds, kappa: float = 0.5) -> Floats:
@@ -58,7 +58,7 @@ def jet_charge(clouds: PointClouds, kappa: float = 0.5) -> Floats:
         DataError: the jets have no ``charge``; the columns do not determine the relative coordinates.
     """
     terms = numbers(fractions(clouds)) ** kappa * clouds.column("charge")
-    return np.bincount(_owners(clouds), terms, minlength=len(clouds)).astype(np.float64)
+    return np.bincount(clouds.owners, terms, minlength=len(clouds)).astype(np.float64)
 
 
 def _classes(clouds: PointClouds) -> npt.NDArray[np.int64]:
@@ -70,8 +70,3 @@ def _classes(clouds: PointClouds) -> npt.NDArray[np.int64]:
         )
     place = np.array([PARTICLE_CLASSES.index(name) for name in names])
     return place[clouds.column("particle_class").astype(np.int64)]
-
-
-def _owners(clouds: PointClouds) -> npt.NDArray[np.int64]:
-    """The jet of each constituent, shape (P,)."""
-    return np.repeat(np.arange(len(clouds)), clouds.counts)
