@@ -682,7 +682,7 @@ def test_labels_are_compared_by_total_variation_and_contradictions(categories: M
     wrong = categories.compared(truth, labelled(np.where(taken, 1, kind).astype(np.int32), np.ones_like(charge)))
     np.testing.assert_allclose(wrong["total variation, class"][0], np.mean(taken))
     np.testing.assert_allclose(wrong["share of contradicting charges"][0], np.mean(np.isin(kind, [1, 2])))
-    before, after = (np.bincount(categories.owners(some), which) for which in (kind == 1, (kind == 1) | taken))
+    before, after = (np.bincount(some.owners, which) for which in (kind == 1, (kind == 1) | taken))
     expected = wasserstein(before, after)
     np.testing.assert_allclose(wrong["W1 number of neutral hadrons"][0], expected)
     assert wrong["W1 relative_mass"][0] == 0
