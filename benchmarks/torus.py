@@ -192,8 +192,8 @@ def main() -> None:
     """Train and sample what is not there yet, then show all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", nargs="+", default=list(PROCESSES), choices=PROCESSES, help="default: all")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps (default: 2000)")
-    parser.add_argument("--points", type=int, default=4096, help="most points of a batch (default: 4096)")
+    parser.add_argument("--steps", type=int, default=2400, help="training steps (default: 2400)")
+    parser.add_argument("--points", type=int, default=2048, help="most points of a batch (default: 2048)")
     parser.add_argument("--boxes", type=int, default=100, help="fiducial boxes to compare with (default: 100)")
     parser.add_argument(
         "--evaluations", nargs="+", type=int, default=EVALUATIONS, help="even numbers (default: 10 20 40)"

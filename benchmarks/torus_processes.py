@@ -241,9 +241,9 @@ def _spread(torus: Torus) -> float:
 
 def _diffusion_losses(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
     """The variational bound at times even in log-SNR, as configs/halos.yaml has it."""
-    t, factor = draw_times(model.schedule, len(batch), "log-snr", rng, weight="likelihood")
+    t, factor = draw_times(model.schedule, len(batch), "log-snr", rng, weight="output")
     noise = torch.randn(batch.x.shape, generator=rng)
-    return factor * denoising_loss(model, batch.x, batch.mask, batch.cond, t=t, noise=noise, weight="likelihood")
+    return factor * denoising_loss(model, batch.x, batch.mask, batch.cond, t=t, noise=noise, weight="output")
 
 
 def _diffused(model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.Generator) -> Tensor:

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 
-_ON_TORUS = ("epsilon", "likelihood", "min-snr", "sigmoid")
+_ON_TORUS = ("epsilon", "likelihood", "min-snr", "sigmoid", "output")
 
 
 def _listed(value: object) -> object:
@@ -178,9 +178,12 @@ class DenoiserConfig(Section):
 class LossConfig(Section):
     objective: Literal["denoising", "implicit-score", "sliced-score", "action"] = "denoising"
     """Denoising, or score matching with the exact divergence or with random projections, or Action Matching."""
-    weight: Literal["epsilon", "velocity", "x0", "flow-matching", "likelihood", "min-snr", "sigmoid"] = "epsilon"
-    """Weight of denoising over time: the squared error of the noise as it is, of the net's own output (that of EDM), of the
-    clean cloud, of the flow's velocity, the variational bound, min-SNR with gamma 5, or the sigmoid of the log-SNR."""
+    weight: Literal["epsilon", "velocity", "x0", "flow-matching", "likelihood", "min-snr", "sigmoid", "output"] = (
+        "epsilon"
+    )
+    """Weight of denoising over time: the squared error of the noise as it is, of the preconditioned output (that of EDM), of the
+    clean cloud, of the flow's velocity, the variational bound, min-SNR with gamma 5, the sigmoid of the log-SNR, or the squared error of what the net puts
+    out, alike in each unit of log-SNR."""
     times: Literal["uniform", "low-discrepancy", "logit-normal", "importance", "log-snr"] = "low-discrepancy"
     """How times are drawn: independently, spread evenly over each batch, with a logit-normal noise level, or in proportion
     to the weight or evenly in log-SNR, with that density divided out."""

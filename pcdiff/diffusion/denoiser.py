@@ -187,6 +187,22 @@ class Denoiser(nn.Module):
             eps = eps.index_copy(-1, head.channels, head.noise(eps[..., head.channels], level))
         return eps
 
+    def output_scale(self, level: Level, channels: int) -> Tensor:
+        """What squared errors of F times this are those of what the net, or a head of some channels, puts out; shape (B, 1, channels).
+
+        Of a prediction a x0 + b eps, whose error is (d / r) that of F with d = alpha b - sigma a, it is (d / r)^2.
+        """
+        scale = self._scale(self.parametrisation, level).expand(-1, -1, channels)
+        for head in self.heads:
+            part = self._scale(head.parametrisation, level).expand(-1, -1, len(head.channels))
+            scale = scale.index_copy(-1, head.channels, part)
+        return scale
+
+    @staticmethod
+    def _scale(parametrisation: str, level: Level) -> Tensor:
+        a, b = PARAMETRISATIONS[parametrisation](level)
+        return ((level.alpha * b - level.sigma * a) / level.r) ** 2
+
     def with_net(self, net: nn.Module) -> Denoiser:
         """The same reading of another net's output."""
         return Denoiser(

@@ -78,7 +78,10 @@ def denoising_loss(
     if denoiser.heads:
         # What eps is short of changes F by r / alpha as much.
         target = target + level.r / level.alpha * (denoiser.known_noise(eps, level) - eps)
-    return per_cloud(WEIGHTS[weight](level) * (prediction.output - target).square(), mask)
+    error = (prediction.output - target).square()
+    if weight == "output":
+        error = error * denoiser.output_scale(level, error.shape[2])
+    return per_cloud(WEIGHTS[weight](level) * error, mask)
 
 
 def pair_loss(denoiser: DenoiserLike, noise: Tensor, solution: Tensor, mask: Tensor, cond: Tensor) -> Tensor:

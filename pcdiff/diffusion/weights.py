@@ -14,6 +14,11 @@ so every loss is ``w |F* - F|^2``, with w finite at each t. With SNR = alpha^2 /
     likelihood     -log_snr' / 2 (alpha / r)^2          the variational bound in nats (arXiv 2107.00630, 2101.09258)
     min-snr        min(1, 5 / SNR) (alpha / r)^2        Efficient Diffusion Training via Min-SNR (arXiv 2303.09556), gamma = 5
     sigmoid        sigmoid(2 - log_snr) times ``likelihood``   Understanding Diffusion Objectives as the ELBO (arXiv 2303.00848)
+    output         -log_snr' / 2                        the error of the net's own output, each unit of log-SNR alike
+
+``likelihood`` counts errors of x0 by the SNR, so what many points have in common, a flow of all halos say, which their mean shows long before any of
+them does, counts next to nothing where it is decided. ``output`` counts it fully. Where a head reads the output
+(:class:`pcdiff.diffusion.heads.TorusHead`: the noise of positions), its own output is meant, too.
 """
 
 from __future__ import annotations
@@ -51,5 +56,6 @@ WEIGHTS: dict[str, Callable[[Level], Tensor]] = {
     "likelihood": _likelihood,
     "min-snr": lambda level: (_MIN_SNR * (level.sigma / level.alpha) ** 2).clamp(max=1) * _epsilon(level),
     "sigmoid": lambda level: torch.sigmoid(_SIGMOID_SHIFT - level.log_snr) * _likelihood(level),
+    "output": lambda level: -level.d_log_snr / 2,
 }
 """The weight of |F* - F|^2 at a level, by name."""

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from pcdiff.diffusion import (
+    PARAMETRISATIONS,
     SAMPLERS,
     CosineSchedule,
     Denoiser,
@@ -130,6 +131,27 @@ def test_whole_turns_of_the_noise_change_no_target() -> None:
     torch.testing.assert_close(head.noise(eps, level)[0], eps[0], atol=1e-12, rtol=0)
     last = SCHEDULE.level(torch.tensor([SCHEDULE.t_max], dtype=torch.float64))
     assert float(head.noise(eps[:1], last).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("parametrisation", ["preconditioned", "epsilon", "x0", "score"])
+def test_weight_of_the_output_counts_each_channel_as_it_is_put_out(parametrisation: str) -> None:
+    """Positions by the error of their noise, a number by that of what the net says of it, times half the slope of the log-SNR."""
+    x0, output = (torch.randn(3, 4, 2, generator=seeded(seed), dtype=torch.float64) for seed in (1, 2))
+    noise = torch.randn(3, 4, 2, generator=seeded(3), dtype=torch.float64)
+    t, mask = torch.tensor([0.1, 0.5, 0.95], dtype=torch.float64), torch.ones(3, 4, dtype=torch.bool)
+
+    class Says(nn.Module):
+        def forward(self, x: Tensor, log_snr: Tensor, mask: Tensor, cond: Tensor) -> Tensor:
+            return output
+
+    head = TorusHead(torch.tensor([0]), PERIOD)
+    denoiser = Denoiser(Says(), SCHEDULE, parametrisation=parametrisation, heads=[head])
+    made = denoising_loss(denoiser, x0, mask, torch.zeros(3, 0), t=t, noise=noise, weight="output")
+    level = SCHEDULE.level(t)
+    a, b = PARAMETRISATIONS[parametrisation](level)
+    errors = output - torch.cat([head.noise(noise[..., :1], level), a * x0[..., 1:] + b * noise[..., 1:]], dim=-1)
+    expected = (-level.d_log_snr.flatten() / 2) * errors.square().mean((1, 2))
+    torch.testing.assert_close(made, expected)
 
 
 def test_loss_does_not_know_the_origin() -> None:

@@ -54,6 +54,7 @@ DIRECT: dict[str, Callable[[Case], Tensor]] = {
     "likelihood": lambda c: -c.slope / 2 * c.eps_error,
     "min-snr": lambda c: torch.minimum(c.snr, torch.tensor(5.0)) / c.snr * c.eps_error,
     "sigmoid": lambda c: torch.sigmoid(2 - c.snr.log()) * -c.slope / 2 * c.eps_error,
+    "output": lambda c: -c.slope / 2 * (c.target - c.made.output).square(),
 }
 
 
