@@ -49,7 +49,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
 
 
 def _await(page: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while True:
         try:
             with urllib.request.urlopen(page, timeout=5):
@@ -127,7 +127,7 @@ class Proxy:
         finally:
             connection.close()
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler has a self of its own
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def _take(self) -> None:
                 call = Call(self.command, self.path, self._body())
