@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality halos-quality schema clean
+.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test minimum audit slow spiral lint notebooks docs bench quality jets-quality halos-quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # azula, which samplers are compared with, asks for packages that only its plugins need.
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --group dev --editable ".[pythia,halos,abacus]"
+	$(INSTALL) --group dev --editable ".[pythia,export,halos,abacus]"
 	$(INSTALL) --no-deps azula
 	@touch $@
 
@@ -89,6 +89,29 @@ $(JETS150): data/jets150_%.hdf5: | $(VENV)/installed-dev
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
+# The oldest versions that pyproject.toml allows, without extras: reading and writing, observables, nets, training, tracking, report.
+MINIMUM = $(VENV)-minimum
+OLDEST = $(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary
+$(MINIMUM)/installed: pyproject.toml constraints-minimum.txt
+	$(PYTHON) -m venv $(MINIMUM)
+	$(OLDEST) --upgrade "pip>=25.1"
+	$(OLDEST) --constraint constraints-minimum.txt --editable .
+	$(OLDEST) --constraint constraints.txt pytest pytest-timeout hypothesis
+	@touch $@
+
+# That old releases use what newer ones of their own dependencies deprecate is no fault of these bounds.
+minimum: $(MINIMUM)/installed
+	$(MINIMUM)/bin/python -m pytest -W ignore::DeprecationWarning -m "not slow" --ignore tests/io/test_abacus.py \
+		tests/io tests/test_clouds.py tests/physics/test_substructure.py tests/physics/test_flow_polynomials.py tests/nets/test_graph.py \
+		tests/test_flows.py tests/test_training.py tests/tracking/test_tracking.py tests/evaluation/test_plots.py tests/evaluation/test_report.py
+
+# All that is installed against the published advisories. It needs a network that reaches PyPI's service for them;
+# --strict, for what could not be looked up would be taken for safe.
+audit: $(VENV)/installed-dev
+	$(INSTALL) --group audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/audit.txt
+
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/spiral.py
@@ -144,4 +167,4 @@ schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema --distill > configs/distill_schema.json
 
 clean:
-	rm -rf $(VENV) runs report report-halos synthetic.root synthetic-halos.hdf5 synthetic-box.hdf5 mlflow.db mlartifacts
+	rm -rf $(VENV) $(MINIMUM) runs report report-halos synthetic.root synthetic-halos.hdf5 synthetic-box.hdf5 mlflow.db mlartifacts

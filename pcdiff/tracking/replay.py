@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.files import read_json, sha256
@@ -47,7 +47,8 @@ def sync(run: str | Path, uri: str | None = None, experiment: str | None = None)
         experiment: name of the experiment; the one of the run when absent, else "pcdiff".
 
     Raises:
-        PcdiffError: not a run folder, a run that is being trained, or a store that cannot be used.
+        PcdiffError: not a run folder, a run that is being trained, a store that cannot be used, or one that has taken
+            everything but some entries or files, which it refuses.
     """
     ledger = Ledger(Path(run), uri, experiment)
     ledger.claim()
@@ -79,20 +80,28 @@ class Replay:
         self._client: Any = None
         # Metrics that the store may have although it never said so: {name: {(step, time)}}, or None when there are none.
         self._doubtful: dict[str, set[tuple[int, int]]] | None = {}
+        # What the store does not take of this run, and why: servers differ in what they allow, and proxies in the size.
+        self._refused: dict[str, str] = {}
 
     def update(self, *, finish: bool) -> None:
-        """Send what is new: the description once, and metrics; with ``finish`` files and how the run ended as well."""
+        """Send what is new: the description once, and metrics; with ``finish`` files and how the run ended as well.
+
+        Raises:
+            PcdiffError: with ``finish``, after all else was sent: the store refuses a part. Another attempt tries it again.
+        """
         try:
             if self._client is None:
                 self._connect()
-            if not self._ledger.state.params_done:
+            if not self._ledger.state.params_done and not self._refused:
                 self._describe()
             self._send_metrics()
             if finish:
                 self._send_files()
                 self._send_end()
+                if self._refused:
+                    raise PcdiffError(f"{public(self._ledger.uri)}: the tracking store refuses {self._refusals()}")
         except BaseException:
-            self._client, self._doubtful = None, {}
+            self._client, self._doubtful, self._refused = None, {}, {}
             raise
 
     @property
@@ -162,7 +171,7 @@ class Replay:
         named = {_name(key): str(value)[:_PARAM] for key, value in about["params"].items()}
         params = [Param(key, value) for key, value in named.items()]
         for start in range(0, len(params), _PARAMS):
-            self._client.log_batch(self._run_id, params=params[start : start + _PARAMS], synchronous=True)
+            self._log("params", params[start : start + _PARAMS])
         tags = {
             "config_hash": about["config_hash"],
             **{f"version.{name}": version for name, version in about["versions"].items()},
@@ -173,7 +182,7 @@ class Replay:
             # The name that MLflow's page looks for.
             tags["mlflow.source.git.commit"] = tags["git_commit"]
         shown = [RunTag(_name(key), str(value)[:_TAG_VALUE]) for key, value in tags.items()]
-        self._client.log_batch(self._run_id, tags=shown, synchronous=True)
+        self._log("tags", shown)
         data = []
         for name, checksum in about["data_fingerprint"].items():
             source = json.dumps({"uri": about["params"].get(f"data.{name}")})
@@ -181,7 +190,35 @@ class Replay:
             data.append(DatasetInput(entry, [InputTag("mlflow.data.context", name)]))
         if data:
             self._client.log_inputs(self._run_id, data)
-        self._ledger.save(params_done=True)
+        self._ledger.save(params_done=not self._refused)
+
+    def _log(self, kind: Literal["params", "tags"], entries: list[Any]) -> None:
+        """Send entries in one request; where the store refuses it, all of them but those that are to blame."""
+        try:
+            self._client.log_batch(self._run_id, **{kind: entries}, synchronous=True)
+        except Exception as error:
+            if not self._refuses(error):
+                raise
+            if len(entries) == 1:
+                self._refused[f"{kind[:-1]} {entries[0].key}"] = reason(error)
+                return
+            middle = len(entries) // 2
+            self._log(kind, entries[:middle])
+            self._log(kind, entries[middle:])
+
+    def _refuses(self, error: Exception) -> bool:
+        """Whether the store finds fault with what it was sent, and not with the run, or with everything just now."""
+        # Of MLflow's errors the first, of those of an upload the second.
+        code = getattr(error, "error_code", None)
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        about_content = code in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"} or status in {400, 413, 415, 422}
+        # Of a run that was deleted meanwhile all entries are refused.
+        return about_content and _exists(self._client, self._run_id)
+
+    def _refusals(self) -> str:
+        (what, why), *others = self._refused.items()
+        names = ", ".join(name for name, _ in others)
+        return f"{what} ({why})" + (f", and {names}" if names else "")
 
     def _send_metrics(self) -> None:
         for end, batch in self._batches():
@@ -243,7 +280,13 @@ class Replay:
             checksum = sha256(path)
             if self._ledger.state.artifacts.get(name.as_posix()) != checksum:
                 folder = None if name.parent == Path() else name.parent.as_posix()
-                self._client.log_artifact(self._run_id, str(path), folder)
+                try:
+                    self._client.log_artifact(self._run_id, str(path), folder)
+                except Exception as error:
+                    if not self._refuses(error):
+                        raise
+                    self._refused[f"file {name.as_posix()}"] = reason(error)
+                    continue
                 self.artifacts += 1
                 self._ledger.save(artifacts={**self._ledger.state.artifacts, name.as_posix(): checksum})
 

@@ -24,10 +24,13 @@ from pcdiff.errors import PcdiffError
 __all__ = ["artifact_location", "prepare", "public", "reason", "settings", "store_uri", "ui"]
 
 _SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # Nobody waits for an answer but the mirror's own thread and `pcdiff track sync`; a busy server may take its time.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     # A request whose answer was lost may have worked. Repeating it blindly, as MLflow would, creates a run twice.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # The address that it prints has the password, and other programs read what pcdiff prints.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
@@ -77,7 +80,7 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """MLflow's environment variables for short waits, no repeats, no chatter and no telemetry.
+    """MLflow's environment variables for bounded waits, no repeats, no chatter and no telemetry.
 
     What was there before comes back when the last of several threads is done.
     """

@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,123 +30,9 @@ from mlflow import MlflowClient
 from pcdiff.errors import PcdiffError
 from pcdiff.tracking import Mirror, store_uri, sync, ui
 from pcdiff.tracking.ledger import Ledger
-from pcdiff.tracking.store import prepare, settings
+from pcdiff.tracking.store import settings
 
-History = dict[str, list[tuple[int, int, float]]]
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow needs 7 s to make a database: make one."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    prepare(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> str:
-    folder = tmp_path / "a store"
-    folder.mkdir()
-    shutil.copy(empty_store, folder / "mlflow.db")
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    for inner in ("figures", "generator", "evaluation/figures"):
-        (folder / inner).mkdir(parents=True)
-    (folder / "config.yaml").write_text("name: test\n")
-    (folder / "generator" / "generator.json").write_text("{}")
-    (folder / "generator" / "denoiser.safetensors").write_bytes(bytes(1000))
-    (folder / "figures" / "loss.png").write_bytes(b"picture")
-    (folder / "evaluation" / "index.html").write_text("report")
-    (folder / "evaluation" / "figures" / "mass.png").write_bytes(b"picture")
-    about = {
-        "name": "test",
-        "created": "2024-05-01T12:00:00+00:00",
-        "config_hash": "c0ffee",
-        "data_fingerprint": {"train": "a" * 64, "validation": "b" * 64},
-        "versions": {"pcdiff": "0.1"},
-        "params": {"net.kind": "epic", "long": "x" * 7000, "none": None, **{f"p{i}": i for i in range(150)}},
-        "tags": {"host": "here", "git_commit": "abc123"},
-    }
-    (folder / "run.json").write_text(json.dumps(about))
-    return folder
-
-
-def append(run: Path, *steps: int, per_line: int = 2) -> None:
-    with (run / "metrics.jsonl").open("a") as stream:
-        for step in steps:
-            metrics = {f"loss/part {i}": math.sin(step + i) for i in range(per_line)}
-            stream.write(json.dumps({"step": step, "time": 1.7e9 + 0.1234 * step, "metrics": metrics}) + "\n")
-
-
-def in_folder(run: Path) -> History:
-    history: History = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        for key, value in record["metrics"].items():
-            history.setdefault(key, []).append((record["step"], round(1000 * record["time"]), value))
-    return history
-
-
-def tracked(uri: str, experiment: str = "pcdiff") -> list[Any]:
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    return [] if found is None else list(client.search_runs([found.experiment_id]))
-
-
-def in_store(uri: str) -> History:
-    (only,) = tracked(uri)
-    client = MlflowClient(tracking_uri=uri)
-    return {
-        key: sorted((m.step, m.timestamp, m.value) for m in client.get_metric_history(only.info.run_id, key))
-        for key in only.data.metrics
-    }
-
-
-def state(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "tracking.json").read_text())
-    return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Accepts connections and never answers."""
-    taken: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            try:
-                while True:
-                    taken.append(server.accept()[0])
-            except OSError:
-                return
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    for connection in taken:
-        connection.close()
-    for other in threading.enumerate():
-        if other.name == "pcdiff-mirror":
-            other.join(20)
-
-
-@pytest.fixture
-def dead_server() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
+from .runs import append, in_folder, in_store, state, tracked, wait_for
 
 
 @pytest.fixture
