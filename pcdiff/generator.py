@@ -30,7 +30,9 @@ from pcdiff.bundle import (
     Description,
     Settings,
     build_denoiser,
+    check_size,
     load_denoiser,
+    net_of,
     one_line,
     pick_device,
     read_tensors,
@@ -43,7 +45,7 @@ from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.encodings import leading_scale
-from pcdiff.errors import DataError, ModelError
+from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.noise import BLOCK, point_noise, student_uniforms
@@ -56,6 +58,8 @@ from pcdiff.transforms import Transform
 __all__ = ["Generator", "Guide"]
 
 P = ParamSpec("P")
+
+_WEIGHTS, _MULTIPLICITY = "denoiser.safetensors", "multiplicity.safetensors"
 
 # Blocks that are sorted by size together; what is held in memory is two such windows.
 _WINDOW = 16
@@ -124,8 +128,8 @@ class Generator:
             files = {
                 name: write_tensors(folder / name, tensors)
                 for name, tensors in (
-                    ("denoiser.safetensors", weights_of(self.denoiser)),
-                    ("multiplicity.safetensors", self.multiplicity.state_dict()),
+                    (_WEIGHTS, weights_of(self.denoiser)),
+                    (_MULTIPLICITY, self.multiplicity.state_dict()),
                 )
             }
             about = Description(self.settings, self.transform, self.types, files, self.provenance, self.grids)
@@ -167,14 +171,24 @@ class Generator:
         folder = cls.folder(path)
         about = Description.read(folder)
         settings, transform = about.settings, about.transform
-        denoiser = build_denoiser(settings, transform)
-        multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), max(1, len(transform.types)))
-        load_denoiser(denoiser, read_tensors(folder, "denoiser.safetensors", about.files))
+        weights, rows = (read_tensors(folder, name, about.files) for name in (_WEIGHTS, _MULTIPLICITY))
+        make = partial(
+            build_multiplicity, settings.multiplicity, len(transform.clouds), max(1, len(transform.types))
+        )
         try:
-            multiplicity.load(read_tensors(folder, "multiplicity.safetensors", about.files))
-        except RuntimeError as error:
+            check_size(partial(net_of, settings, transform), weights, folder / _WEIGHTS)
+            check_size(make, rows, folder / _MULTIPLICITY)
+            denoiser, multiplicity = build_denoiser(settings, transform), make()
+        except (ValueError, TypeError, RuntimeError) as error:
+            if isinstance(error, PcdiffError):
+                raise
+            raise ModelError(f"{folder / DESCRIPTION}: describes no generator: {one_line(error)}") from error
+        load_denoiser(denoiser, weights)
+        try:
+            multiplicity.load(rows)
+        except (RuntimeError, ValueError, KeyError) as error:
             raise ModelError(
-                f"{folder / 'multiplicity.safetensors'}: does not fit {DESCRIPTION}: {one_line(error)}"
+                f"{folder / _MULTIPLICITY}: does not fit {DESCRIPTION}: {one_line(error)}"
             ) from error
         provenance = {**about.provenance, "files": about.files}
         return cls(denoiser, multiplicity, transform, settings, about.types, provenance, about.grids)
