@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ __all__ = [
     "NetConfig",
     "Settings",
     "build_denoiser",
-    "check_size",
+    "check_sizes",
     "load_denoiser",
     "net_of",
     "one_line",
@@ -244,22 +244,25 @@ def read_tensors(folder: Path, name: str, files: Mapping[str, str]) -> dict[str,
         raise ModelError(f"{path}: not a safetensors file: {one_line(error)}") from error
 
 
-def check_size(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse settings of a model that has more numbers than its file, before memory is taken for it.
+def check_sizes(settings: Settings, transform: Transform, tensors: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    """Refuse settings of models that have more numbers than their files, before memory is taken for them.
 
     Args:
-        build: makes the model; called where nothing takes memory.
-        tensors: what the file holds.
-        file: its name.
+        settings, transform: of the generator.
+        tensors: what the files of the net and of the multiplicity model hold, by their names.
 
     Raises:
-        ModelError: the model is larger.
+        ModelError: a model is larger.
     """
     with torch.device("meta"):
-        declared = sum(value.numel() for value in build().state_dict().values())
-    found = sum(value.numel() for value in tensors.values())
-    if declared > found:
-        raise ModelError(f"{file}: holds {found:,} numbers, expected {declared:,} as {DESCRIPTION} says")
+        net = sum(value.numel() for value in net_of(settings, transform).state_dict().values())
+    about = settings.multiplicity
+    # Each layer of a flow has a square matrix of this width, which cannot be laid out without memory.
+    flow = about.layers * about.hidden**2 if about.kind == "flow" else 0
+    for (file, found), declared in zip(tensors.items(), (net, flow), strict=True):
+        held = sum(value.numel() for value in found.values())
+        if declared > held:
+            raise ModelError(f"{file}: holds {held:,} numbers, expected at least {declared:,} as {DESCRIPTION} says")
 
 
 def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:

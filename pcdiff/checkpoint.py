@@ -129,7 +129,5 @@ def _restore(folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn
         model.load_state_dict(part("model."))
         ema.load_state_dict(part("ema."))
     except RuntimeError as error:
-        raise ModelError(
-            f"{folder}: is of another net than the config's: {one_line(error)[:200]}"
-        ) from error
+        raise ModelError(f"{folder}: is of another net than the config's: {one_line(error)[:200]}") from error
     optimiser.load_moments(part("optimiser."))

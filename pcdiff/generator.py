@@ -30,9 +30,8 @@ from pcdiff.bundle import (
     Description,
     Settings,
     build_denoiser,
-    check_size,
+    check_sizes,
     load_denoiser,
-    net_of,
     one_line,
     pick_device,
     read_tensors,
@@ -171,14 +170,13 @@ class Generator:
         folder = cls.folder(path)
         about = Description.read(folder)
         settings, transform = about.settings, about.transform
-        weights, rows = (read_tensors(folder, name, about.files) for name in (_WEIGHTS, _MULTIPLICITY))
-        make = partial(
-            build_multiplicity, settings.multiplicity, len(transform.clouds), max(1, len(transform.types))
-        )
+        files = [folder / name for name in (_WEIGHTS, _MULTIPLICITY)]
+        weights, rows = (read_tensors(folder, file.name, about.files) for file in files)
         try:
-            check_size(partial(net_of, settings, transform), weights, folder / _WEIGHTS)
-            check_size(make, rows, folder / _MULTIPLICITY)
-            denoiser, multiplicity = build_denoiser(settings, transform), make()
+            check_sizes(settings, transform, dict(zip(files, (weights, rows), strict=True)))
+            denoiser = build_denoiser(settings, transform)
+            types = max(1, len(transform.types))
+            multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), types)
         except (ValueError, TypeError, RuntimeError) as error:
             if isinstance(error, PcdiffError):
                 raise
@@ -187,9 +185,7 @@ class Generator:
         try:
             multiplicity.load(rows)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{folder / _MULTIPLICITY}: does not fit {DESCRIPTION}: {one_line(error)}"
-            ) from error
+            raise ModelError(f"{folder / _MULTIPLICITY}: does not fit {DESCRIPTION}: {one_line(error)}") from error
         provenance = {**about.provenance, "files": about.files}
         return cls(denoiser, multiplicity, transform, settings, about.types, provenance, about.grids)
 

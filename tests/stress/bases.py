@@ -349,7 +349,13 @@ def _generator(kind: str = "empirical") -> Any:
         features = np.stack([jets.feature("pt"), jets.feature("mass")], 1).astype(np.float64)
         multiplicity.fit(jets.counts, features, types, 0)
     return Generator(
-        build_denoiser(settings, transform), multiplicity, transform, settings, (0.2,) * 5, {"name": "small"}, {2: (1, 0.5, 0)}
+        build_denoiser(settings, transform),
+        multiplicity,
+        transform,
+        settings,
+        (0.2,) * 5,
+        {"name": "small"},
+        {2: (1, 0.5, 0)},
     )
 
 
@@ -368,7 +374,9 @@ def _signed(files: Files) -> Files:
 def _load_generator(folder: Path) -> object:
     from pcdiff.generator import Generator
 
-    return str(sorted((name, value.sum().item()) for name, value in Generator.load(folder).denoiser.state_dict().items()))
+    return str(
+        sorted((name, value.sum().item()) for name, value in Generator.load(folder).denoiser.state_dict().items())
+    )
 
 
 def _checkpoint_models() -> tuple[Any, Any, Any]:

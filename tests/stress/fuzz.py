@@ -26,6 +26,7 @@ from tests.stress.reader import OUTCOMES, Reader
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "robustness.md"
 
+
 def _run(target: str, first: int, files: int, verbose: bool) -> dict[str, Any]:
     """One row of the table as plain data."""
     reader = Reader(target)
@@ -38,9 +39,14 @@ def _run(target: str, first: int, files: int, verbose: bool) -> dict[str, Any]:
         memory, longest = max(memory, (found.memory, index)), max(longest, (found.seconds, index))
         if found.kind not in ("read", "refused"):
             worst.setdefault(found.kind, []).append(index)
-            print(f"{target} {index}: {found.kind}: {found.detail[-4000:] if verbose else found.detail[-300:]}", flush=True)
+            print(
+                f"{target} {index}: {found.kind}: {found.detail[-4000:] if verbose else found.detail[-300:]}",
+                flush=True,
+            )
         elif files == 1:
-            print(f"{target} {index}: {found.kind} in {found.seconds:.3f} s, {found.memory / 1e6:.1f} MB\n{found.detail}")
+            print(
+                f"{target} {index}: {found.kind} in {found.seconds:.3f} s, {found.memory / 1e6:.1f} MB\n{found.detail}"
+            )
     reader.close()
     return {
         "format": target,
@@ -87,7 +93,10 @@ def main() -> None:
     show("Broken files", lines, console())
     if args.update_readme:
         seconds = sum(row["seconds"] for row in rows)
-        notes = [*described(at, threads=False), f"{sum(row['files'] for row in rows):,} files in {seconds / 60:.0f} minutes."]
+        notes = [
+            *described(at, threads=False),
+            f"{sum(row['files'] for row in rows):,} files in {seconds / 60:.0f} minutes.",
+        ]
         update_readme("fuzz.py", f"{markdown_table(lines)}\n\n{bullets(notes)}", PAGE)
     bad = sum(row[kind] for row in rows for kind in OUTCOMES if kind not in ("read", "refused"))
     if bad:

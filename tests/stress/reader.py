@@ -72,7 +72,14 @@ def broken(target: str, bases: list[Base], index: int) -> tuple[Base, Files]:
 
 # What a process that reads a file has no reason to do.
 _FORBIDDEN = {"pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork"}
-_FORBIDDEN |= {"socket.connect", "socket.getaddrinfo", "socket.bind", "urllib.Request", "ctypes.dlopen", "shutil.rmtree"}
+_FORBIDDEN |= {
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.bind",
+    "urllib.Request",
+    "ctypes.dlopen",
+    "shutil.rmtree",
+}
 
 
 class _Watch:
@@ -136,7 +143,7 @@ def _outcome(base: Base, files: Files, expected: object, folder: Path, watch: _W
         found = base.read(case)
         kind = "wrong" if base.exact and found != expected else "read"
         detail = f"{expected} became {found}" if kind == "wrong" else ""
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any error is an outcome
         detail = "".join(traceback.format_exception(error))
         exhausted = any(isinstance(each, MemoryError) or "malloc" in str(each) for each in _chain(error))
         clear = isinstance(error, PcdiffError) and str(error)
@@ -173,9 +180,7 @@ class Reader:
 
     def _start(self) -> None:
         self._connection, theirs = self._context.Pipe()
-        self._process = self._context.Process(
-            target=_serve, args=(self._target, self._folder, theirs), daemon=True
-        )
+        self._process = self._context.Process(target=_serve, args=(self._target, self._folder, theirs), daemon=True)
         self._process.start()
         theirs.close()
         if not self._connection.poll(600) or not self._alive():
