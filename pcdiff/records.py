@@ -51,12 +51,14 @@ def read_run(run: Path) -> dict[str, Any]:
     return about
 
 
-def check_description(about: Mapping[str, Any], file: Path) -> None:
+def check_description(about: Any, file: Path) -> None:
     """Whether what is said of a run, in its run.json or as the provenance of its generator, is of the right types.
 
     Raises:
-        DataError: a part that is there is not what it should be.
+        DataError: these are no values by name, or a part that is there is not what it should be.
     """
+    if not isinstance(about, dict):
+        raise DataError(f"{file}: says {about!r:.60} of a run, expected values by name: is the file damaged?")
     for key, kind in _PARTS.items():
         if key in about and (not isinstance(about[key], kind) or isinstance(about[key], bool)):
             wanted = {str: "text", int: "a whole number", dict: "values by name"}[kind]

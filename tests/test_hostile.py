@@ -103,7 +103,8 @@ def test_a_name_longer_than_names_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "values"), [("net", {"hidden": 8192, "layers": 256}), ("multiplicity", {"kind": "flow", "hidden": 8192})]
+    ("section", "values"),
+    [("net", {"hidden": 8192, "layers": 256}), ("multiplicity", {"kind": "flow", "hidden": 8192})],
 )
 def test_a_generator_larger_than_its_file(tmp_path: Path, generator: Generator, section: str, values: dict) -> None:
     """It would take 300 GB of memory before its weights are found not to fit."""
@@ -112,7 +113,9 @@ def test_a_generator_larger_than_its_file(tmp_path: Path, generator: Generator, 
     data = json.loads(file.read_text())
     data[section] |= values
     file.write_text(json.dumps(data))
-    with pytest.raises(ModelError, match=r"safetensors: holds [\d,]+ numbers, expected at least [\d,]+ as generator.json"):
+    with pytest.raises(
+        ModelError, match=r"safetensors: holds [\d,]+ numbers, expected at least [\d,]+ as generator.json"
+    ):
         Generator.load(tmp_path / "g")
 
 

@@ -22,7 +22,6 @@ from pcdiff.io.rootfile import open_root
 from .test_abacus import HEADER, slab
 
 SOURCE = Path(pcdiff.__file__).parent
-WRITTEN = [("jetnet", "hdf5"), ("flat", "h5"), ("parquet", "parquet"), ("root", "root"), ("rntuple", "root")]
 
 
 def replaced(path: Path, old: bytes, new: bytes) -> Path:
@@ -42,7 +41,7 @@ def test_damaged_names_of_hdf5(tmp_path: Path, jets: PointClouds, part: bytes, r
     refused(lambda: pcdiff.inspect(path, format="flat"), path)
 
 
-@pytest.mark.parametrize(("format", "suffix"), WRITTEN)
+@pytest.mark.parametrize(("format", "suffix"), [("jetnet", "hdf5"), ("flat", "h5"), ("parquet", "parquet")])
 def test_a_changed_unit(
     tmp_path: Path, jets: PointClouds, format: str, suffix: str, refused: Callable[..., None]
 ) -> None:
@@ -61,7 +60,7 @@ def test_exchanged_values_of_hdf5(
     """With a checksum of HDF5 that fits, as when an index points to another chunk."""
     path = pcdiff.write(jets, tmp_path / "jets.hdf5", format=format)
     with h5py.File(path, "r+") as file:
-        file[name][:] = file[name][::-1]
+        file[name][:] = file[name][:][::-1]
     refused(lambda: pcdiff.read(path), path, "checksum differs")
 
 
@@ -99,8 +98,8 @@ def test_changed_attributes_and_columns_of_halotools(
     tmp_path: Path, halos: PointClouds, refused: Callable[..., None]
 ) -> None:
     """The redshift stood under no checksum, and a column of another name was passed over."""
-    path = pcdiff.write(halos[0], tmp_path / "box.hdf5", format="halotools")
-    assert pcdiff.read(path).equals(halos[0])
+    path = pcdiff.write(halos[:1], tmp_path / "box.hdf5", format="halotools")
+    assert pcdiff.read(path).equals(halos[:1])
     whole = path.read_bytes()
     with h5py.File(path, "r+") as file:
         file.attrs["redshift"] = 0.25

@@ -31,7 +31,7 @@ _MEMORY = 1 << 30
 _SECONDS = 10
 
 # Seconds after which a process that does not compute waits for ever.
-_PATIENCE = 60
+_PATIENCE = 600
 
 # What an outcome is called, and what it means; those behind "refused" must not happen.
 OUTCOMES = {
