@@ -98,7 +98,7 @@ def _iterate(path: Path, _step_size: int, *, mass: str = _MASS, subhalos: bool =
         if own is not None and layout.stored is not None:
             checksums = Checksums()
             checksums.add(_checked(own, layout.features))
-            checksums.verify(layout.stored.further, str(path))
+            checksums.verify(layout.stored.further, path)
 
         def column(name: str) -> npt.NDArray[Any]:
             return hdf5.rows(layout.table, 0, rows, name) if own is None else np.asarray(own[name])

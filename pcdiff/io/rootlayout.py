@@ -223,7 +223,7 @@ def _pieces(tree: Tree, stored: Stored, step_size: int) -> Iterator[PointClouds]
         piece = _piece(tree, layout, chunk, stored.provenance)
         checksums.add(layout.canonical(piece))
         yield piece
-    checksums.verify(stored.further, f"{tree.path}: tree {tree.name!r}")
+    checksums.verify(stored.further, tree.path, f" of tree {tree.name!r}")
 
 
 def _piece(tree: Tree, layout: Layout, chunk: Mapping[str, ak.Array], provenance: Mapping[str, Any]) -> PointClouds:

@@ -44,12 +44,12 @@ class Checksums:
         """Plain data for JSON: ``checksums`` and ``types`` by column."""
         return {"checksums": dict(self._values), "types": dict(self._types)}
 
-    def verify(self, expected: Mapping[str, Any], where: str) -> None:
+    def verify(self, expected: Mapping[str, Any], path: Path, of: str = "") -> None:
         """Compare with what :meth:`to_dict` gave when the file was written; files of the time before that hold nothing to compare with.
 
         Args:
             expected: may hold more than that.
-            where: what the columns are of, for the error message.
+            path, of: the file, and what in it the columns are of, for the error message.
 
         Raises:
             DataError: a column is another than the one that was written.
@@ -60,11 +60,11 @@ class Checksums:
         for name in dict.fromkeys((*values, *self._values)):
             # Of no rows at all the checksum is 0.
             if self._values.get(name, 0) != values.get(name):
-                raise DataError(f"{where}: {name!r} is damaged: its checksum differs")
+                raise DataError(f"{path}: {name!r}{of} is damaged: its checksum differs")
             # ROOT files of the time before types were noted have checksums alone.
             if types is not None and name in self._types and self._types[name] != types.get(name):
                 raise DataError(
-                    f"{where}: {name!r} is damaged: it is of type {self._types[name]}, expected {types.get(name)}"
+                    f"{path}: {name!r}{of} is damaged: it is of type {self._types[name]}, expected {types.get(name)}"
                 )
 
 
@@ -90,7 +90,7 @@ def verified(pieces: Iterable[PointClouds], stored: Stored | None, path: Path) -
             checksums.add(columns_of(piece))
         yield piece
     if stored is not None:
-        checksums.verify(stored.further, str(path))
+        checksums.verify(stored.further, path)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import sysconfig
 import tempfile
@@ -204,6 +205,9 @@ class Reader:
                 found: Outcome = self._connection.recv()
                 return found
             kind = "hang"
+            # Its last words are where it was.
+            os.kill(self._process.pid or 0, signal.SIGABRT)
+            self._process.join(_SECONDS)
             self._process.kill()
         except (EOFError, ConnectionError):
             kind = "crash"
