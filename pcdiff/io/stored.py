@@ -164,7 +164,9 @@ class Stored:
             schema, provenance, metadata = (content.pop(key) for key in ("schema", "provenance", "metadata"))
             return cls(Schema.from_dict(schema), dict(provenance), dict(metadata), content)
         except DataError as error:
-            raise error if str(path) in str(error) else DataError(f"{path}: {error}") from error
+            if str(path) in str(error):
+                raise
+            raise DataError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: its pcdiff metadata cannot be understood ({error!r})") from error
 

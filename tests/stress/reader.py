@@ -158,7 +158,9 @@ def _outcome(base: Base, files: Files, expected: object, folder: Path, watch: _W
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
