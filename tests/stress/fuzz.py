@@ -21,10 +21,13 @@ from typing import Any
 
 from benchmarks.measuring import conditions, described
 from benchmarks.tables import bullets, console, digits, markdown_table, show, update_readme
+from pcdiff.files import read_json, write_json
 from tests.stress.bases import TARGETS
 from tests.stress.reader import OUTCOMES, Reader
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "robustness.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "robustness.md"
+RESULTS = ROOT / "benchmarks" / "results" / "fuzz.json"
 
 
 def _run(target: str, first: int, files: int, verbose: bool) -> dict[str, Any]:
@@ -71,6 +74,21 @@ def _table(rows: list[dict[str, Any]]) -> list[list[str]]:
     return [head, *lines]
 
 
+def _keep(row: dict[str, Any], at: dict[str, Any]) -> None:
+    """Put a row into the results, and all rows into the page, so that a run that is cut off can go on with the formats that are left."""
+    found = read_json(RESULTS) if RESULTS.is_file() else {}
+    found |= {row["format"]: row}
+    rows = [found[target.name] for target in TARGETS if target.name in found]
+    write_json(RESULTS, {each["format"]: each for each in rows})
+    dates = sorted({each["date"] for each in rows})
+    files, seconds = sum(each["files"] for each in rows), sum(each["seconds"] for each in rows)
+    notes = [
+        *described(at, threads=False),
+        f"{files:,} files in {seconds / 60:.0f} minutes, begun at {dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''}.",
+    ]
+    update_readme("fuzz.py", f"{markdown_table(_table(rows))}\n\n{bullets(notes)}", PAGE)
+
+
 def main() -> None:
     """Run as a script."""
     names = [target.name for target in TARGETS]
@@ -87,17 +105,12 @@ def main() -> None:
     at = conditions()
     rows = []
     for name in args.formats or names:
-        rows.append(_run(name, args.first, args.files, args.verbose or args.files == 1))
-        print(json.dumps(rows[-1]), flush=True)
-    lines = _table(rows)
-    show("Broken files", lines, console())
-    if args.update_readme:
-        seconds = sum(row["seconds"] for row in rows)
-        notes = [
-            *described(at, threads=False),
-            f"{sum(row['files'] for row in rows):,} files in {seconds / 60:.0f} minutes.",
-        ]
-        update_readme("fuzz.py", f"{markdown_table(lines)}\n\n{bullets(notes)}", PAGE)
+        row = _run(name, args.first, args.files, args.verbose or args.files == 1) | {"date": at["date"]}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if args.update_readme:
+            _keep(row, at)
+    show("Broken files", _table(rows), console())
     bad = sum(row[kind] for row in rows for kind in OUTCOMES if kind not in ("read", "refused"))
     if bad:
         sys.exit(f"{bad} files ended otherwise than read or refused in one line")
