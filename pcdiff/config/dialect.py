@@ -80,7 +80,7 @@ def _check_anchors(root: yaml.Node) -> None:
         return sizes[id(node)]
 
     if size(root) > _MOST_VALUES:
-        raise ValueError(f"its anchors stand for more than {_MOST_VALUES:,} values; expected fewer")
+        raise ValueError(f"its anchors stand for themselves, or for more than {_MOST_VALUES:,} values; expected fewer")
 
 
 def _repeated(node: yaml.Node, path: str) -> Iterator[str]:
