@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test minimum audit slow spiral lint notebooks docs bench quality jets-quality halos-quality schema clean
+.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test minimum audit slow spiral lint notebooks docs bench quality jets-quality halos-quality fuzz schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -161,6 +161,10 @@ halos-quality: $(VENV)/installed-dev halos-data
 	$(BIN)/python benchmarks/halos.py response
 	$(BIN)/python benchmarks/halos.py posterior --workers 2
 	$(BIN)/python benchmarks/halos.py seam
+
+# Broken files of every format against its reader, about a quarter of an hour on one core; writes docs/reference/robustness.md.
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m tests.stress.fuzz --update-readme
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

@@ -25,6 +25,7 @@ from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Head, Potential, 
 from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
+from pcdiff.records import check_description
 from pcdiff.resources import DESCRIPTION, require_own
 from pcdiff.transforms import Transform
 
@@ -33,7 +34,9 @@ __all__ = [
     "NetConfig",
     "Settings",
     "build_denoiser",
+    "check_sizes",
     "load_denoiser",
+    "net_of",
     "one_line",
     "pick_device",
     "read_tensors",
@@ -136,7 +139,7 @@ class Description:
         """
         file = folder / DESCRIPTION
         data = read_json(file)
-        version = data.get("format_version") if isinstance(data, dict) else None
+        version = data.get("format_version")
         if not isinstance(version, int):
             raise ModelError(f"{file}: has no format_version; expected a generator written by pcdiff")
         if version > FORMAT_VERSION:
@@ -153,6 +156,7 @@ class Description:
                 # Format version 1 has neither this nor grids.
                 denoiser=DenoiserConfig.model_validate(data.get("denoiser", {})),
             )
+            check_description(data["provenance"], file)
             return cls(
                 settings=settings,
                 transform=Transform.from_dict(data["transform"]),
@@ -161,7 +165,7 @@ class Description:
                 provenance=dict(data["provenance"]),
                 grids={int(steps): tuple(map(float, times)) for steps, times in data.get("grids", {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(f"{file}: not a complete generator: {one_line(error)}") from error
 
 
@@ -181,10 +185,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def net_of(settings: Settings, transform: Transform) -> nn.Module:
+    """An untrained net for clouds of this transform."""
+    channels = transform.channels
+    return build_net(settings.net, len(channels), transform.conditions, channels, transform.torus)
+
+
 def build_denoiser(settings: Settings, transform: Transform) -> Denoiser:
     """An untrained denoiser for clouds of this transform."""
-    channels = transform.channels
-    net = build_net(settings.net, len(channels), transform.conditions, channels, transform.torus)
+    net = net_of(settings, transform)
     about = settings.denoiser
     return Denoiser(
         Potential(net) if about.potential else net,
@@ -233,6 +242,27 @@ def read_tensors(folder: Path, name: str, files: Mapping[str, str]) -> dict[str,
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file: {one_line(error)}") from error
+
+
+def check_sizes(settings: Settings, transform: Transform, tensors: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    """Refuse settings of models that have more numbers than their files, before memory is taken for them.
+
+    Args:
+        settings, transform: of the generator.
+        tensors: what the files of the net and of the multiplicity model hold, by their names.
+
+    Raises:
+        ModelError: a model is larger.
+    """
+    with torch.device("meta"):
+        net = sum(value.numel() for value in net_of(settings, transform).state_dict().values())
+    about = settings.multiplicity
+    # Each layer of a flow has a square matrix of this width, which cannot be laid out without memory.
+    flow = about.layers * about.hidden**2 if about.kind == "flow" else 0
+    for (file, found), declared in zip(tensors.items(), (net, flow), strict=True):
+        held = sum(value.numel() for value in found.values())
+        if declared > held:
+            raise ModelError(f"{file}: holds {held:,} numbers, expected at least {declared:,} as {DESCRIPTION} says")
 
 
 def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:

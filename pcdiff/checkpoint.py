@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from pcdiff.errors import DataError, ModelError
+from pcdiff.errors import DataError, ModelError, one_line
 from pcdiff.files import atomic_folder, read_json, sha256, write_json
 from pcdiff.optimisers import Optimiser
 
@@ -82,12 +82,12 @@ def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: Optimise
     """
     for folder in _folders(run):
         try:
-            data, tensors = _read(folder)
+            counters, tensors = _read(folder)
         except DataError as error:
             _log.warning("%s; using the checkpoint before it", error)
             continue
         _restore(folder, tensors, model, ema, optimiser)
-        return Counters(**data["counters"])
+        return counters
     return None
 
 
@@ -96,9 +96,9 @@ def _folders(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step_*"), key=lambda folder: int(folder.name[5:]), reverse=True)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[Counters, dict[str, Tensor]]:
     data = read_json(folder / "state.json")
-    version = data.get("format_version") if isinstance(data, dict) else None
+    version = data.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelError(
             f"{folder / 'state.json'}: has format version {version}, expected at most {FORMAT_VERSION}; update pcdiff"
@@ -106,7 +106,19 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     file = folder / "state.safetensors"
     if not file.is_file() or sha256(file) != data.get("sha256"):
         raise DataError(f"{file}: is missing or damaged (its SHA-256 is not the one in state.json)")
-    return data, safetensors.torch.load_file(file)
+    try:
+        return _counters(data["counters"]), safetensors.torch.load_file(file)
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise DataError(f"{folder}: is damaged ({one_line(error)})") from error
+
+
+def _counters(stored: dict[str, Any]) -> Counters:
+    found = Counters(**stored)
+    for each in fields(Counters):
+        value = getattr(found, each.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if each.type == "float" else int) or value < 0:
+            raise ValueError(f"{each.name} is {value!r:.60}, expected a number that is not negative")
+    return found
 
 
 def _restore(folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: Optimiser) -> None:
@@ -117,7 +129,5 @@ def _restore(folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn
         model.load_state_dict(part("model."))
         ema.load_state_dict(part("ema."))
     except RuntimeError as error:
-        raise ModelError(
-            f"{folder}: is of another net than the config's: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ModelError(f"{folder}: is of another net than the config's: {one_line(error)[:200]}") from error
     optimiser.load_moments(part("optimiser."))

@@ -17,8 +17,8 @@ from pcdiff.evaluation.classifiers import Kind
 from pcdiff.evaluation.loss import Losses
 from pcdiff.evaluation.report import write_report
 from pcdiff.evaluation.runs import RunSummary
-from pcdiff.files import read_json
 from pcdiff.generator import Generator
+from pcdiff.records import read_run
 from pcdiff.resources import named_folder
 from pcdiff.training_data import read_clouds
 
@@ -115,7 +115,7 @@ def _common_validation(folders: Sequence[Path], configs: Sequence[RunConfig]) ->
     alone = next((folder for folder, _ in trained if not (folder / "run.json").is_file()), None)
     if alone is not None:
         raise DataError(f"{alone}: has no run.json that tells its validation data from others; name a truth")
-    expected = [read_json(folder / "run.json")["data_fingerprint"]["validation"] for folder, _ in trained]
+    expected = [read_run(folder).get("data_fingerprint", {}).get("validation") for folder, _ in trained]
     files = [", ".join(config.data.validation) for _, config in trained]
     (first, chosen), *others = trained
     for (folder, _), fingerprint, file in zip(others, expected[1:], files[1:], strict=True):

@@ -238,17 +238,21 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read JSON, or say which file is not.
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object, or say which file is none.
 
     Raises:
-        DataError: missing or unreadable file, or not JSON.
+        DataError: missing or unreadable file, not JSON, or no object.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # Beside what is no JSON: numbers of thousands of digits, and brackets deeper than Python goes.
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds {found!r:.60}, expected a JSON object")
+    return found

@@ -30,6 +30,7 @@ from pcdiff.bundle import (
     Description,
     Settings,
     build_denoiser,
+    check_sizes,
     load_denoiser,
     one_line,
     pick_device,
@@ -43,7 +44,7 @@ from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.encodings import leading_scale
-from pcdiff.errors import DataError, ModelError
+from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.noise import BLOCK, point_noise, student_uniforms
@@ -56,6 +57,8 @@ from pcdiff.transforms import Transform
 __all__ = ["Generator", "Guide"]
 
 P = ParamSpec("P")
+
+_WEIGHTS, _MULTIPLICITY = "denoiser.safetensors", "multiplicity.safetensors"
 
 # Blocks that are sorted by size together; what is held in memory is two such windows.
 _WINDOW = 16
@@ -124,8 +127,8 @@ class Generator:
             files = {
                 name: write_tensors(folder / name, tensors)
                 for name, tensors in (
-                    ("denoiser.safetensors", weights_of(self.denoiser)),
-                    ("multiplicity.safetensors", self.multiplicity.state_dict()),
+                    (_WEIGHTS, weights_of(self.denoiser)),
+                    (_MULTIPLICITY, self.multiplicity.state_dict()),
                 )
             }
             about = Description(self.settings, self.transform, self.types, files, self.provenance, self.grids)
@@ -167,15 +170,22 @@ class Generator:
         folder = cls.folder(path)
         about = Description.read(folder)
         settings, transform = about.settings, about.transform
-        denoiser = build_denoiser(settings, transform)
-        multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), max(1, len(transform.types)))
-        load_denoiser(denoiser, read_tensors(folder, "denoiser.safetensors", about.files))
+        files = [folder / name for name in (_WEIGHTS, _MULTIPLICITY)]
+        weights, rows = (read_tensors(folder, file.name, about.files) for file in files)
         try:
-            multiplicity.load(read_tensors(folder, "multiplicity.safetensors", about.files))
-        except RuntimeError as error:
-            raise ModelError(
-                f"{folder / 'multiplicity.safetensors'}: does not fit {DESCRIPTION}: {one_line(error)}"
-            ) from error
+            check_sizes(settings, transform, dict(zip(files, (weights, rows), strict=True)))
+            denoiser = build_denoiser(settings, transform)
+            types = max(1, len(transform.types))
+            multiplicity = build_multiplicity(settings.multiplicity, len(transform.clouds), types)
+        except (ValueError, TypeError, RuntimeError) as error:
+            if isinstance(error, PcdiffError):
+                raise
+            raise ModelError(f"{folder / DESCRIPTION}: describes no generator: {one_line(error)}") from error
+        load_denoiser(denoiser, weights)
+        try:
+            multiplicity.load(rows)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ModelError(f"{folder / _MULTIPLICITY}: does not fit {DESCRIPTION}: {one_line(error)}") from error
         provenance = {**about.provenance, "files": about.files}
         return cls(denoiser, multiplicity, transform, settings, about.types, provenance, about.grids)
 

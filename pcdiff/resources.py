@@ -65,9 +65,12 @@ def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     whole = [root] if given.parts[:1] and given.parts[0] in _FOLDERS else []
     places = [Path(), *([beside] if beside is not None else []), *whole, *(root / folder for folder in _FOLDERS)]
     candidates = [given] if given.is_absolute() else [place / given for place in places]
-    for candidate in candidates:
-        if candidate.exists() or (glob.has_magic(str(given)) and glob.glob(str(candidate), recursive=True)):
-            return candidate
+    try:
+        for candidate in candidates:
+            if candidate.exists() or (glob.has_magic(str(given)) and glob.glob(str(candidate), recursive=True)):
+                return candidate
+    except OSError as error:
+        raise DataError(f"{os.fspath(name):.200}: cannot be looked up ({error.strerror})") from error
     if str(given) in pretrained():
         raise DataError(
             f"{given}: is a generator, expected a file; make one: pcdiff sample {given} -n 10000 -o {given}.root"

@@ -26,7 +26,8 @@ from pathlib import Path
 import pcdiff
 from pcdiff.config import RunConfig, config_hash, flat, load_any, to_yaml
 from pcdiff.errors import PcdiffError
-from pcdiff.files import atomic_file, read_json, write_json
+from pcdiff.files import atomic_file, write_json
+from pcdiff.records import read_metrics, read_run
 
 __all__ = ["Metrics", "describe_run", "locked"]
 
@@ -107,7 +108,7 @@ def _refuse_changes(run: Path, config: RunConfig, fingerprint: Mapping[str, str]
         changed = [f"the features were {', '.join(features[0])}, are {', '.join(features[1])}"]
     if changed:
         raise PcdiffError(f"{run}: cannot resume with another config: {'; '.join(changed)}")
-    about = read_json(run / "run.json").get("data_fingerprint", {})
+    about = read_run(run).get("data_fingerprint", {})
     for name, found in fingerprint.items():
         if about.get(name) != found:
             raise PcdiffError(f"{run}: cannot resume: the {name} data have changed since the run began")
@@ -130,13 +131,14 @@ class Metrics:
     def __init__(self, path: Path) -> None:
         self.last = -1
         if path.exists():
+            whole = read_metrics(path)
             *lines, cut = path.read_bytes().split(b"\n")
             if cut:
                 # A line that a kill cut short.
                 with atomic_file(path) as temporary:
                     temporary.write_bytes(b"".join(line + b"\n" for line in lines))
-            if lines:
-                self.last = int(json.loads(lines[-1])["step"])
+            if whole:
+                self.last = whole[-1].step
         self._stream = path.open("a", buffering=1, encoding="utf-8")
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -35,13 +35,13 @@ from pcdiff.diffusion import (
 from pcdiff.errors import ConfigError, DataError, PcdiffError
 from pcdiff.evaluation import evaluate
 from pcdiff.evaluation.loss import loss_curve
-from pcdiff.files import read_json
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader
 from pcdiff.loop import StepBar, stop_requests
 from pcdiff.multiplicity import Multiplicity
 from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.precision import computing, pick_precision
+from pcdiff.records import read_run
 from pcdiff.run import Metrics, describe_run, locked
 from pcdiff.seeds import Purpose, word
 from pcdiff.starting import fit_multiplicity, load_start
@@ -172,7 +172,7 @@ def fit(run: Path, config: RunConfig, model: Denoiser, task: Task, device: torch
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     optimiser = build_optimiser(model, config.optim)
     counters = checkpoint.load_newest(run, model, ema, optimiser) or Counters()
-    about = {name: value for name, value in read_json(run / "run.json").items() if name in _PROVENANCE}
+    about = {name: value for name, value in read_run(run).items() if name in _PROVENANCE}
 
     def generator() -> Generator:
         return task.generator(ema, about | {"steps": counters.step})

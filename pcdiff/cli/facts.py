@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff import __version__
 from pcdiff.errors import PcdiffError
-from pcdiff.files import read_json
+from pcdiff.records import read_metrics, read_run
 from pcdiff.resources import DESCRIPTION, find_generator, pretrained
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def about(name: str | os.PathLike[str]) -> dict[str, str]:
 
     run = Path(name)
     if (run / _RUN_FILE).is_file():
-        facts = _of_run(read_json(run / _RUN_FILE)) | _of_metrics(run / "metrics.jsonl") | _of_config(run)
+        facts = _of_run(read_run(run)) | _of_metrics(run / "metrics.jsonl") | _of_config(run)
         found = (
             _of_generator(Generator.load(run)) if (run / "generator").exists() else {"generator": "none written yet"}
         )
@@ -114,10 +113,8 @@ def _of_config(folder: Path) -> dict[str, str]:
 def _of_metrics(file: Path) -> dict[str, str]:
     """The last value of each metric, with its step."""
     last: dict[str, str] = {}
-    # A line that has no end is still being written, or was cut short by a kill.
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
-    for line in map(json.loads, lines):
-        last |= {name: f"{value:.6g} at step {line['step']:,}" for name, value in line["metrics"].items()}
+    for line in read_metrics(file) if file.is_file() else []:
+        last |= {name: f"{value:.6g} at step {line.step:,}" for name, value in line.metrics.items()}
     return last
 
 

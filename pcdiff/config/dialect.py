@@ -13,6 +13,9 @@ __all__ = ["dump", "parse"]
 # YAML 1.1, which PyYAML follows, reads 1e-3 and 1e5 as text.
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
+# In all of a document, counting what an anchor stands for at each place; a config has a hundred.
+_MOST_VALUES = 100_000
+
 
 class _Loader(yaml.SafeLoader):
     pass
@@ -42,7 +45,8 @@ def parse(content: str | bytes) -> tuple[Any, list[str]]:
         node = loader.get_single_node()
         if node is None:
             return None, []
-        repeated = list(_repeated(node, "", set()))
+        _check_anchors(node)
+        repeated = list(_repeated(node, ""))
         return loader.construct_document(node), repeated
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -57,14 +61,32 @@ def dump(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _repeated(node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:
-    # An anchor can be met again, even inside itself.
-    if id(node) in seen:
-        return
-    seen.add(id(node))
+def _check_anchors(root: yaml.Node) -> None:
+    """Refuse anchors that stand for too many values together, or for themselves: whoever goes through the values would not end.
+
+    Raises:
+        ValueError: there is such an anchor.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        """The number of values that a node stands for."""
+        if id(node) not in sizes:
+            # Until it is known: larger than is allowed, as an anchor inside itself is.
+            sizes[id(node)] = _MOST_VALUES + 1
+            inside = node.value if isinstance(node, yaml.CollectionNode) else ()
+            items = [part for pair in inside for part in pair] if isinstance(node, yaml.MappingNode) else inside
+            sizes[id(node)] = 1 + sum(map(size, items))
+        return sizes[id(node)]
+
+    if size(root) > _MOST_VALUES:
+        raise ValueError(f"its anchors stand for themselves, or for more than {_MOST_VALUES:,} values; expected fewer")
+
+
+def _repeated(node: yaml.Node, path: str) -> Iterator[str]:
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _repeated(item, f"{path}{index}.", seen)
+            yield from _repeated(item, f"{path}{index}.")
     elif isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
@@ -72,4 +94,4 @@ def _repeated(node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:
             if name in first:
                 yield f"{path}{name}: found twice, on lines {first[name]} and {line}, expected once"
             first.setdefault(name, line)
-            yield from _repeated(value, f"{path}{name}.", seen)
+            yield from _repeated(value, f"{path}{name}.")

@@ -14,7 +14,14 @@ from pydantic_core import ErrorDetails
 
 from pcdiff.config.dialect import parse
 from pcdiff.config.distill import DistillConfig, RunConfig
-from pcdiff.config.models import Config, EpicConfig, GraphConfig, TransformerConfig
+from pcdiff.config.models import (
+    Config,
+    EpicConfig,
+    GraphConfig,
+    PeriodicGraphConfig,
+    PeriodicTransformerConfig,
+    TransformerConfig,
+)
 from pcdiff.errors import ConfigError, DataError, suggest
 from pcdiff.resources import find
 
@@ -23,7 +30,10 @@ __all__ = ["load_any", "load_as", "load_config"]
 _Path = tuple[str, ...]
 
 # pydantic puts the kind of net that it tried into the place of an error.
-_NETS: dict[str, type[BaseModel]] = {"epic": EpicConfig, "transformer": TransformerConfig, "graph": GraphConfig}
+_NETS: dict[str, type[BaseModel]] = {
+    net.model_fields["kind"].default: net
+    for net in (EpicConfig, TransformerConfig, GraphConfig, PeriodicGraphConfig, PeriodicTransformerConfig)
+}
 
 _Kind = TypeVar("_Kind", Config, DistillConfig)
 

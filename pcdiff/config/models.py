@@ -16,7 +16,9 @@ from pydantic import (
 )
 
 from pcdiff.config.nets import (
+    DEEPEST,
     PERIODIC,
+    WIDEST,
     EpicConfig,
     GraphConfig,
     NetConfig,
@@ -136,7 +138,7 @@ class ScheduleConfig(Section):
     """How noise grows with time. Variance-preserving: cosine; beta linear in time from 0.1 to 20; the discrete chain of
     DDPM; learned with the net. Others: sub-variance-preserving, variance-exploding, EDM (the time is sigma), and straight lines
     between data and noise (sigma = t, or its square root)."""
-    steps: Whole = Field(default=1000, ge=2)
+    steps: Whole = Field(default=1000, ge=2, le=1_000_000)
     """Length of the chain; read by the kind `ddpm` only."""
     beta_first: Real = Field(default=1e-4, gt=0, lt=1)
     """Share of noise in the chain's first step; read by the kind `ddpm` only."""
@@ -241,9 +243,9 @@ class MultiplicityConfig(Section):
     were designed, such as universes; or a draw from the training clouds' own values."""
     coupling: Literal["spline", "affine"] = "spline"
     """The flow's transforms: a neural spline flow, or RealNVP, which needs at least one cloud feature."""
-    layers: Whole = Field(default=3, ge=1)
+    layers: Whole = Field(default=3, ge=1, le=DEEPEST)
     """Number of coupling transforms of the flow."""
-    hidden: Whole = Field(default=64, ge=1)
+    hidden: Whole = Field(default=64, ge=1, le=WIDEST)
     """Width of the flow's networks."""
     steps: Whole = Field(default=2000, ge=1)
     """Optimiser steps for the flow."""

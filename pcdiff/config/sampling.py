@@ -58,7 +58,7 @@ class SamplingConfig(Section):
     the rest. The table in docs/methods.md says which is for what."""
     order: Literal[1, 2, 3] | None = None
     """Order of ddim, unipc, sde-dpm and restart (1 is DDIM, 2 and 3 its multistep forms); 2 when absent. The others have none."""
-    steps: Whole = Field(default=20, ge=1)
+    steps: Whole = Field(default=20, ge=1, le=1_000_000)
     """Number of steps."""
     grid: Literal["log-snr", "uniform", "quadratic", "karras", "fitted"] = "log-snr"
     """How the times are spread: evenly in log-SNR, in t, in sqrt(t), in (sigma / alpha)^(1/7), or as they were fitted to the generator."""

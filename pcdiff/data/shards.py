@@ -114,8 +114,7 @@ def _claim(parts: Path, recipe: _Recipe, derived: str) -> None:
     if not record.exists():
         write_json(record, wanted)
         return
-    stored = read_json(record)
-    found = stored if isinstance(stored, dict) else {}
+    found = read_json(record)
     differing = sorted(key for key in wanted.keys() | found.keys() if found.get(key) != wanted.get(key))
     # What follows from the plain arguments says less than they do.
     named = [key for key in differing if not key.startswith(derived)] or differing

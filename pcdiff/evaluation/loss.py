@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pcdiff.evaluation.style import (
     plain,
 )
 from pcdiff.files import atomic_file
+from pcdiff.records import read_metrics
 
 __all__ = ["Losses", "loss_curve", "loss_figure"]
 
@@ -60,10 +60,10 @@ class Losses:
                 for name in ("training_loss", "validation_loss")
             )
             return cls(training, validation)
-        lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").split("\n")[:-1]]
+        lines = read_metrics(metrics)
         return cls(
             *(
-                {each["step"]: each["metrics"][key] for each in lines if key in each["metrics"]}
+                {each.step: each.metrics[key] for each in lines if key in each.metrics}
                 for key in ("loss/train", "loss/validation")
             )
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, one_line, optional, suggest
@@ -89,6 +90,30 @@ def _check_blocks(path: Path) -> None:
                 )
 
 
+def _check_tree(path: Path) -> None:
+    """Refuse a file whose tree names data elsewhere: ASDF would open other files for them, and addresses in the network."""
+    with path.open("rb") as stream:
+        text = stream.read(_LONGEST_TREE).partition(_MARK)[0].partition(b"\n...")[0]
+    try:
+        left = [yaml.compose(text, yaml.SafeLoader)]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: its tree is not YAML ({one_line(error)}); expected a whole ASDF file") from error
+    seen: set[int] = set()
+    while left:
+        node = left.pop()
+        # An anchor can be met again, even inside itself.
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+            continue
+        for key, value in node.value:
+            left += [key, value]
+            if key.value == "$ref" or (key.value == "source" and value.tag != "tag:yaml.org,2002:int"):
+                raise DataError(f"{path}: {key.value} is {value.value!r:.60}, expected data in the file itself")
+
+
 def _header(slabs: list[Path], columns: tuple[str, ...]) -> dict[str, float]:
     """What the header says, after a look at what each file declares to hold."""
     asdf = optional("asdf", "abacus")
@@ -96,6 +121,7 @@ def _header(slabs: list[Path], columns: tuple[str, ...]) -> dict[str, float]:
     header: dict[str, Any] = {}
     for slab in slabs:
         _check_blocks(slab)
+        _check_tree(slab)
         try:
             with asdf.open(slab, lazy_load=True) as file:
                 tree, data = file.tree, file.tree["data"]

@@ -5,7 +5,7 @@ Layout:
 - ``points/NAME`` (P,): each point column, the points of all clouds one after the other.
 - ``clouds/NAME`` (n,): each cloud column.
 - ``offsets`` (n + 1,): cloud i holds the points ``offsets[i]`` to ``offsets[i + 1]``.
-- ``about``: schema with units, provenance and metadata as JSON.
+- ``about``: schema with units, provenance, metadata and checksums of the columns as JSON.
 
 Datasets are chunked and compressed, each chunk with a checksum.
 """
@@ -25,7 +25,7 @@ from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.io import hdf5
 from pcdiff.io.registry import Column, Description, Format
-from pcdiff.io.stored import Stored
+from pcdiff.io.stored import Checksums, Stored, columns_of, verified
 
 __all__ = ["FORMAT"]
 
@@ -81,19 +81,23 @@ def _iterate(path: Path, step_size: int) -> Iterator[PointClouds]:
     """Pieces of a file."""
     with hdf5.opened(path) as file:
         layout = _layout(file, path)
-        before = 0
-        for start in range(0, layout.num_clouds, step_size):
-            stop = min(start + step_size, layout.num_clouds)
-            bounds = hdf5.rows(layout.offsets, start, stop + 1).astype(np.int64)
-            _check_bounds(bounds, before, layout, stop == layout.num_clouds, path)
-            before = int(bounds[-1])
-            yield PointClouds.from_flat(
-                {name: hdf5.rows(column, int(bounds[0]), before) for name, column in layout.points.items()},
-                bounds - bounds[0],
-                {name: hdf5.rows(column, start, stop) for name, column in layout.clouds.items()},
-                layout.stored.schema,
-                layout.stored.provenance,
-            )
+        yield from verified(_pieces(layout, path, step_size), layout.stored, path)
+
+
+def _pieces(layout: _Layout, path: Path, step_size: int) -> Iterator[PointClouds]:
+    before = 0
+    for start in range(0, layout.num_clouds, step_size):
+        stop = min(start + step_size, layout.num_clouds)
+        bounds = hdf5.rows(layout.offsets, start, stop + 1).astype(np.int64)
+        _check_bounds(bounds, before, layout, stop == layout.num_clouds, path)
+        before = int(bounds[-1])
+        yield PointClouds.from_flat(
+            {name: hdf5.rows(column, int(bounds[0]), before) for name, column in layout.points.items()},
+            bounds - bounds[0],
+            {name: hdf5.rows(column, start, stop) for name, column in layout.clouds.items()},
+            layout.stored.schema,
+            layout.stored.provenance,
+        )
 
 
 def _check_bounds(bounds: npt.NDArray[np.int64], before: int, layout: _Layout, last: bool, path: Path) -> None:
@@ -124,10 +128,10 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
     """Write clouds of any kind."""
     with hdf5.created(path) as file:
         points = 0
+        checksums = Checksums()
         for number, piece in enumerate(pieces):
             if number == 0:
-                # A dataset, because HDF5 attributes end at 64 kB.
-                file.create_dataset(_ABOUT, data=np.bytes_(Stored.of(piece, metadata).dumps().encode("ascii")))
+                stored = Stored.of(piece, metadata)
                 hdf5.append(file, _OFFSETS, np.zeros(1, np.int64))
             hdf5.append(file, _OFFSETS, piece.offsets[1:] + points)
             points += piece.num_points
@@ -135,6 +139,9 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
                 hdf5.append(file, f"points/{name}", piece.column(name))
             for name in piece.schema.cloud_names:
                 hdf5.append(file, f"clouds/{name}", piece.feature(name))
+            checksums.add(columns_of(piece))
+        # A dataset, because HDF5 attributes end at 64 kB.
+        file.create_dataset(_ABOUT, data=np.bytes_(stored.dumps(checksums.to_dict()).encode("ascii")))
 
 
 FORMAT = Format(

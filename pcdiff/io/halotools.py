@@ -6,7 +6,7 @@ halotools 0.9, ``sim_manager/halo_table_cache_log_entry.py``): a compound datase
 halo within no other) and others; attributes ``Lbox`` (Mpc/h), ``particle_mass`` (Msun/h), ``redshift``, ``simname``,
 ``halo_finder``, ``version_name``, ``fname`` (where the file lies) and ``processing_notes``.
 
-Files that pcdiff writes hold ``pcdiff/about`` besides: provenance and metadata as JSON. Reading needs h5py only.
+Files that pcdiff writes hold ``pcdiff/about`` besides: provenance, metadata and checksums as JSON. Reading needs h5py only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pcdiff.errors import DataError, suggest
 from pcdiff.io import hdf5
 from pcdiff.io.catalogue import NO_MASS, catalogue, positive
 from pcdiff.io.registry import Column, Description, Format
-from pcdiff.io.stored import Stored
+from pcdiff.io.stored import Checksums, Stored
 from pcdiff.schema import POSITION, VELOCITY
 
 __all__ = ["FORMAT"]
@@ -35,6 +35,7 @@ _TABLE, _ABOUT = "data", "pcdiff/about"
 _PARENT = "halo_upid"
 _MASS = "halo_mvir"
 _FEATURES = ("omega_m", "sigma_8")
+_READ = ("box_size", "redshift", *_FEATURES)
 _STATED = ("simname", "halo_finder", "version_name", "processing_notes")
 
 # The longest path that Linux takes, so that the name of the file can be put in without making the file longer.
@@ -92,9 +93,15 @@ def _iterate(path: Path, _step_size: int, *, mass: str = _MASS, subhalos: bool =
     with hdf5.opened(path) as file:
         layout = _layout(file, path, mass)
         rows = len(layout.table)
+        # Of a file of ours, whose checksum is that of all columns, all are read; others may have a hundred.
+        own = None if layout.stored is None else hdf5.rows(layout.table, 0, rows)
+        if own is not None and layout.stored is not None:
+            checksums = Checksums()
+            checksums.add(_checked(own, layout.features))
+            checksums.verify(layout.stored.further, path)
 
         def column(name: str) -> npt.NDArray[Any]:
-            return hdf5.rows(layout.table, 0, rows, name)
+            return hdf5.rows(layout.table, 0, rows, name) if own is None else np.asarray(own[name])
 
         def vector(names: tuple[str, ...]) -> npt.NDArray[Any]:
             return np.stack([column(f"halo_{name}") for name in names], axis=1)
@@ -173,9 +180,13 @@ def _write(
     with hdf5.created(path) as file:
         table = _table(piece)
         file.create_dataset(_TABLE, data=table, chunks=(min(max(1, len(table)), 1 << 14),), **hdf5.COMPRESSION)
-        file.create_dataset(_ABOUT, data=np.bytes_(Stored.of(piece, metadata).dumps().encode("ascii")))
-        for name in piece.schema.cloud_names:
-            file.attrs["Lbox" if name == "box_size" else name] = piece.feature(name)[0].astype(np.float64)
+        features = {name: float(piece.feature(name)[0]) for name in piece.schema.cloud_names}
+        for name, value in features.items():
+            file.attrs["Lbox" if name == "box_size" else name] = value
+        checksums = Checksums()
+        checksums.add(_checked(table, {name: features[name] for name in _READ if name in features}))
+        about = Stored.of(piece, metadata).dumps(checksums.to_dict())
+        file.create_dataset(_ABOUT, data=np.bytes_(about.encode("ascii")))
         known = f"{particle_mass:g} Msun/h" if particle_mass else "not known, and so 0"
         notes = (
             f"Written by pcdiff. Mass of a particle: {known}. halo_mvir is 10^log10_mass; no halo lies within another."
@@ -184,6 +195,11 @@ def _write(
             file.attrs[key] = np.bytes_(text.encode())
         file.attrs["particle_mass"] = float(particle_mass)
         file.attrs.create("fname", np.bytes_(b""), dtype=f"S{_LONGEST_PATH}")
+
+
+def _checked(table: npt.NDArray[Any], features: Mapping[str, float]) -> dict[str, npt.NDArray[Any]]:
+    """What the checksums of a file are of: its table, and the cloud columns that are read."""
+    return {_TABLE: table, **{name: np.array([value]) for name, value in features.items()}}
 
 
 def _table(piece: PointClouds) -> npt.NDArray[Any]:

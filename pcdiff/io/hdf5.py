@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.errors import DataError, suggest
+from pcdiff.errors import DataError, PcdiffError, suggest
 
 __all__ = ["COMPRESSION", "append", "created", "dataset", "exists", "numbers", "opened", "rows", "text"]
 
@@ -35,14 +35,20 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file to read.
 
     Raises:
-        DataError: the file is not HDF5, is cut short, or cannot be read.
+        DataError: the file is not HDF5, is cut short, or cannot be read; or what is done with it meets damage.
     """
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except _DAMAGE as error:
         raise DataError(f"{path}: cannot be opened ({_reason(error)}); expected a whole HDF5 file") from error
     with file:
-        yield file
+        try:
+            yield file
+        except PcdiffError:
+            raise
+        # Any look at names, types or links may meet damage.
+        except _DAMAGE as error:
+            raise DataError(f"{path}: cannot be read ({_reason(error)}); the file is damaged") from error
 
 
 def exists(file: h5py.File, name: str) -> bool:

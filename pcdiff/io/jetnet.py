@@ -9,8 +9,8 @@ Adversarial Networks", arXiv:2106.11535):
 
 The type of the jets is that of the file: the attribute ``type`` or the name (``g.hdf5``, ``t150.hdf5``).
 
-Files that pcdiff writes hold a group ``pcdiff`` besides, which other readers pass over: ``about`` (schema, provenance and
-metadata as JSON) and, as flat arrays ``points/NAME`` and ``clouds/NAME``, the columns for which JetNet has no place.
+Files that pcdiff writes hold a group ``pcdiff`` besides, which other readers pass over: ``about`` (schema, provenance,
+metadata and checksums of the columns as JSON) and, as flat arrays ``points/NAME`` and ``clouds/NAME``, the columns for which JetNet has no place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.errors import DataError, suggest
 from pcdiff.io import hdf5
 from pcdiff.io.registry import Column, Description, Format
-from pcdiff.io.stored import Stored
+from pcdiff.io.stored import Checksums, Stored, columns_of, verified
 from pcdiff.schema import JET_TYPES, Schema, jet_schema
 
 __all__ = ["FORMAT"]
@@ -127,11 +127,15 @@ def _iterate(path: Path, step_size: int, *, type: str | None = None) -> Iterator
     """
     with hdf5.opened(path) as file:
         layout = _layout(file, path, type)
-        first_point = 0
-        for start in range(0, len(layout.jets), step_size):
-            piece = _piece(layout, slice(start, min(start + step_size, len(layout.jets))), first_point, path)
-            yield piece
-            first_point += piece.num_points
+        yield from verified(_pieces(layout, step_size, path), layout.stored, path)
+
+
+def _pieces(layout: _Layout, step_size: int, path: Path) -> Iterator[PointClouds]:
+    first_point = 0
+    for start in range(0, len(layout.jets), step_size):
+        piece = _piece(layout, slice(start, min(start + step_size, len(layout.jets))), first_point, path)
+        yield piece
+        first_point += piece.num_points
 
 
 def _piece(layout: _Layout, jets: slice, first_point: int, path: Path) -> PointClouds:
@@ -204,6 +208,7 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
         DataError: a jet has more than ``size`` constituents, or the columns do not give what JetNet stores.
     """
     with hdf5.created(path) as file:
+        checksums = Checksums()
         for number, piece in enumerate(pieces):
             largest = int(piece.counts.max(initial=0))
             if size is not None and largest > size:
@@ -211,9 +216,7 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
             particles = _particle_array(piece, path, largest if size is None else size)
             jets = _jet_array(piece, path)
             if number == 0:
-                about = Stored.of(piece, metadata).dumps()
-                # A dataset, because HDF5 attributes end at 64 kB.
-                file.create_dataset(_ABOUT, data=np.bytes_(about.encode("ascii")))
+                stored = Stored.of(piece, metadata)
             hdf5.append(file, _PARTICLES, particles)
             hdf5.append(file, _JETS, jets)
             for name in piece.schema.point_names:
@@ -222,6 +225,9 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
             for name in piece.schema.cloud_names:
                 if not _has_place(piece.feature(name), name, jets, _CLOUDS):
                     hdf5.append(file, f"pcdiff/clouds/{name}", piece.feature(name))
+            checksums.add(columns_of(piece))
+        # A dataset, because HDF5 attributes end at 64 kB.
+        file.create_dataset(_ABOUT, data=np.bytes_(stored.dumps(checksums.to_dict()).encode("ascii")))
 
 
 def _has_place(column: npt.NDArray[Any], name: str, standard: npt.NDArray[Any], names: tuple[str, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Parquet: one row a cloud.
 
 A file that pcdiff writes has the column ``points``, a list of records, and one plain column for each cloud feature; schema,
-provenance and metadata are in the file's key-value metadata under ``pcdiff``. ``awkward.from_parquet``, polars and pyarrow read
+provenance, metadata and checksums are in the file's key-value metadata under ``pcdiff``. ``awkward.from_parquet``, polars and pyarrow read
 it as it is. Any other file is read through a mapping from feature names to columns.
 """
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, one_line, suggest
 from pcdiff.io.registry import Column, Description, Format
-from pcdiff.io.stored import Stored
+from pcdiff.io.stored import Checksums, Stored, columns_of, verified
 from pcdiff.schema import Schema, jet_schema
 
 __all__ = ["FORMAT"]
@@ -39,7 +39,7 @@ class _Layout:
     points: Mapping[str, str]
     clouds: Mapping[str, str]
     provenance: Mapping[str, Any]
-    metadata: Mapping[str, Any]
+    stored: Stored | None = None
 
 
 @contextmanager
@@ -63,10 +63,10 @@ def _fits(path: Path) -> bool:
 def _layout(
     file: pq.ParquetFile, path: Path, points: Mapping[str, str] | None, clouds: Mapping[str, str] | None
 ) -> _Layout:
-    text = (file.schema_arrow.metadata or {}).get(_KEY)
+    text = _about(file)
     if points is not None:
         schema = jet_schema(tuple(points), tuple(clouds or {}))
-        layout = _Layout(schema, points, clouds or {}, {"sources": [str(path)]}, {})
+        layout = _Layout(schema, points, clouds or {}, {"sources": [str(path)]})
     elif text is None:
         found = ", ".join(_leaves(file.schema_arrow))
         raise DataError(
@@ -80,13 +80,19 @@ def _layout(
             {name: f"{_POINTS}.{name}" for name in stored.schema.point_names},
             {name: name for name in stored.schema.cloud_names},
             stored.provenance,
-            stored.about,
+            stored,
         )
     leaves = _leaves(file.schema_arrow)
     for column in (*layout.points.values(), *layout.clouds.values()):
         if column not in leaves:
             raise DataError(f"{path}: no column {column!r}; {suggest(column, leaves)}")
     return layout
+
+
+def _about(file: pq.ParquetFile) -> bytes | None:
+    """What pcdiff stored; None where it did not write the file."""
+    found: bytes | None = (file.metadata.metadata or {}).get(_KEY)
+    return found
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -119,17 +125,21 @@ def _iterate(
     """
     with _opened(path) as file:
         layout = _layout(file, path, points, clouds)
-        used = {_top(column, file.schema_arrow) for column in (*layout.points.values(), *layout.clouds.values())}
-        batches = file.iter_batches(batch_size=step_size, columns=sorted(used))
-        while True:
-            try:
-                batch = next(batches, None)
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path}: cannot be read ({one_line(error)}); the file is damaged") from error
-            if batch is None:
-                return
-            if batch.num_rows:
-                yield _piece(batch, layout, path)
+        yield from verified(_pieces(file, layout, path, step_size), layout.stored, path)
+
+
+def _pieces(file: pq.ParquetFile, layout: _Layout, path: Path, step_size: int) -> Iterator[PointClouds]:
+    used = {_top(column, file.schema_arrow) for column in (*layout.points.values(), *layout.clouds.values())}
+    batches = file.iter_batches(batch_size=step_size, columns=sorted(used))
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: cannot be read ({one_line(error)}); the file is damaged") from error
+        if batch is None:
+            return
+        if batch.num_rows:
+            yield _piece(batch, layout, path)
 
 
 def _top(column: str, schema: pa.Schema) -> str:
@@ -188,12 +198,12 @@ def _describe(
         meaning: dict[str, str] = {}
         metadata: Mapping[str, Any] = {}
         notes: tuple[str, ...] = ()
-        if points is None and _KEY not in (file.schema_arrow.metadata or {}):
+        if points is None and _about(file) is None:
             notes = ("not written by pcdiff: read it with the options points and clouds",)
         else:
             layout = _layout(file, path, points, clouds)
             meaning = {column: name for part in (layout.points, layout.clouds) for name, column in part.items()}
-            metadata = layout.metadata
+            metadata = {} if layout.stored is None else layout.stored.about
         columns = tuple(Column(source, meaning.get(source, ""), kind) for source, kind in leaves.items())
         return Description(path, "parquet", file.metadata.num_rows, columns, metadata, notes)
 
@@ -205,10 +215,12 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
         DataError: a cloud feature has the name of the column of points.
     """
     writer: pq.ParquetWriter | None = None
+    checksums = Checksums()
     try:
         for piece in pieces:
-            table = _table(piece, path, Stored.of(piece, metadata).dumps() if writer is None else "")
+            table = _table(piece, path)
             if writer is None:
+                stored = Stored.of(piece, metadata)
                 schema = table.schema
                 writer = pq.ParquetWriter(
                     path,
@@ -220,12 +232,15 @@ def _write(pieces: Iterator[PointClouds], path: Path, metadata: Mapping[str, Any
                     use_byte_stream_split=_floats(piece),
                 )
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
+            checksums.add(columns_of(piece))
+        if writer is not None:
+            writer.add_key_value_metadata({_KEY: stored.dumps(checksums.to_dict()).encode()})
     finally:
         if writer is not None:
             writer.close()
 
 
-def _table(piece: PointClouds, path: Path, about: str) -> pa.Table:
+def _table(piece: PointClouds, path: Path) -> pa.Table:
     if _POINTS in piece.schema.cloud_names:
         raise DataError(
             f"{path}: a cloud feature is named {_POINTS!r}, expected another name: it is that of the points"
@@ -241,10 +256,7 @@ def _table(piece: PointClouds, path: Path, about: str) -> pa.Table:
         pa.array(piece.offsets), records, type=pa.large_list(field("element", records.type))
     )
     features = {name: pa.array(piece.feature(name)) for name in piece.schema.cloud_names}
-    schema = pa.schema(
-        [field(_POINTS, lists.type), *(field(name, column.type) for name, column in features.items())],
-        metadata={_KEY: about.encode()} if about else None,
-    )
+    schema = pa.schema([field(_POINTS, lists.type), *(field(name, column.type) for name, column in features.items())])
     return pa.Table.from_arrays([lists, *features.values()], schema=schema)
 
 

@@ -113,8 +113,8 @@ def open_root(path: Path) -> Iterator[Any]:
     """
     _check_header(path)
     with root_errors(path):
-        # A Path, since uproot splits a string at a colon.
-        file = uproot.open(path)
+        # A Path, since uproot splits a string at a colon. Mapped, since reading would take the memory that damaged bytes ask for.
+        file = uproot.open(path, handler=uproot.MemmapSource)
     try:
         yield file
     finally:

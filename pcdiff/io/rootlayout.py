@@ -8,9 +8,7 @@ plain ROOT, the constituents' ``Constituent_pt/eta/phi/mass`` where they are not
 
 from __future__ import annotations
 
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ from pcdiff.io.rootfile import (
     root_errors,
     same_sizes,
 )
-from pcdiff.io.stored import Stored
+from pcdiff.io.stored import Checksums, Stored
 from pcdiff.schema import Schema
 
 __all__ = ["Layout", "describe", "fits", "iterate", "write"]
@@ -106,36 +104,27 @@ class Layout:
             columns |= {name: ak.to_numpy(ak.flatten(momenta[name])).astype(np.float32) for name in self.derived}
         return columns
 
-    def checksums(self, piece: PointClouds, before: Mapping[str, int]) -> dict[str, int]:
-        """CRC-32 of each canonical branch up to the end of this piece, from those up to its start."""
+    def canonical(self, piece: PointClouds) -> dict[str, npt.NDArray[Any]]:
+        """The canonical columns by their branch, for checksums."""
         columns = {branch: piece.column(name) for name, branch in self.points.items()}
         columns |= {branch: piece.feature(name) for name, branch in self.clouds.items()}
-        columns[f"n{self.prefix}"] = piece.counts
-        return {
-            branch: zlib.crc32(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data, before.get(branch, 0))
-            for branch, values in columns.items()
-        }
+        return columns | {f"n{self.prefix}": piece.counts}
 
-    def about(self, clouds: int, stored: Stored, checksums: Mapping[str, int]) -> str:
+    def about(self, clouds: int, stored: Stored, checksums: Checksums) -> str:
         """The JSON text that goes into the file, with its own checksum at the end."""
         units = {self.clouds[feature.name]: feature.unit for feature in self.schema.clouds}
         units |= {self.points[feature.name]: feature.unit for feature in self.schema.points}
         units |= {branch: _MOMENTUM_UNITS[name] for name, branch in self.derived.items()}
-        content = {
-            **json.loads(stored.dumps()),
-            "software": f"pcdiff {pcdiff.__version__}",
-            "tree": self.tree,
-            "entries": clouds,
-            "units": units,
-            "derived": list(self.derived.values()),
-            "checksums": dict(checksums),
-        }
-        return json.dumps({**content, "checksum": _checksum(content)})
-
-
-def _checksum(content: Mapping[str, Any]) -> int:
-    """CRC-32 of plain data."""
-    return zlib.crc32(json.dumps(content).encode())
+        return stored.dumps(
+            {
+                "software": f"pcdiff {pcdiff.__version__}",
+                "tree": self.tree,
+                "entries": clouds,
+                "units": units,
+                "derived": list(self.derived.values()),
+                **checksums.to_dict(),
+            }
+        )
 
 
 def write(
@@ -158,7 +147,7 @@ def write(
         create: ``create(file, name, types)`` makes the empty tree.
     """
     layout: Layout | None = None
-    checksums: dict[str, int] = {}
+    checksums = Checksums()
     total = 0
     with uproot.recreate(path, compression=uproot.LZ4(1)) as file:
         for piece in regroup(pieces, _CLUSTER):
@@ -170,7 +159,7 @@ def write(
                 types = {n: a.type.content if isinstance(a, ak.Array) else a.dtype for n, a in found.items()}
                 tree = create(file, layout.tree, types)
             tree.extend(found)
-            checksums = layout.checksums(piece, checksums)
+            checksums.add(layout.canonical(piece))
             total += len(piece)
         if layout is None:
             raise DataError(f"{path}: nothing to write, there are no clouds")
@@ -199,8 +188,8 @@ def fits(classname: str) -> Callable[[Path], bool]:
     return fits_if(test)
 
 
-def _open(path: Path, file: Any) -> tuple[Tree, Stored, dict[str, Any]]:
-    """The tree, what is stored about it, and all of the JSON, checked against each other."""
+def _open(path: Path, file: Any) -> tuple[Tree, Stored]:
+    """The tree and what is stored about it, checked against each other."""
     with root_errors(path):
         names = file.keys(cycle=False)
         if _ABOUT not in names:
@@ -210,15 +199,12 @@ def _open(path: Path, file: Any) -> tuple[Tree, Stored, dict[str, Any]]:
             )
         text = str(file[_ABOUT])
     stored = Stored.loads(text, path)
-    content: dict[str, Any] = json.loads(text)
-    if content.pop("checksum", None) != _checksum(content):
-        raise DataError(f"{path}: the object {_ABOUT!r} is damaged: its checksum differs")
     tree = open_tree(path, file, Layout(stored.schema).tree)
-    if tree.entries != content.get("entries"):
+    if tree.entries != stored.further.get("entries"):
         raise DataError(
-            f"{path}: tree {tree.name!r} has {tree.entries} entries, expected {content.get('entries')} as {_ABOUT!r} says"
+            f"{path}: tree {tree.name!r} has {tree.entries} entries, expected {stored.further.get('entries')} as {_ABOUT!r} says"
         )
-    return tree, stored, content
+    return tree, stored
 
 
 def iterate(path: Path, step_size: int) -> Iterator[PointClouds]:
@@ -227,20 +213,17 @@ def iterate(path: Path, step_size: int) -> Iterator[PointClouds]:
     Damage that leaves the file readable is noticed by checksums, at the latest after the last piece.
     """
     with open_root(path) as file:
-        tree, stored, content = _open(path, file)
-        yield from regroup(_pieces(tree, stored, content["checksums"], step_size), step_size)
+        yield from regroup(_pieces(*_open(path, file), step_size), step_size)
 
 
-def _pieces(tree: Tree, stored: Stored, expected: Mapping[str, int], step_size: int) -> Iterator[PointClouds]:
+def _pieces(tree: Tree, stored: Stored, step_size: int) -> Iterator[PointClouds]:
     layout = Layout(stored.schema)
-    checksums: dict[str, int] = {}
+    checksums = Checksums()
     for chunk in chunks(tree, [*layout.points.values(), *layout.clouds.values()], step_size):
         piece = _piece(tree, layout, chunk, stored.provenance)
-        checksums = layout.checksums(piece, checksums)
+        checksums.add(layout.canonical(piece))
         yield piece
-    for branch, checksum in checksums.items():
-        if checksum != expected[branch]:
-            raise DataError(f"{tree.path}: branch {branch!r} of tree {tree.name!r} is damaged: its checksum differs")
+    checksums.verify(stored.further, tree.path, f" of tree {tree.name!r}")
 
 
 def _piece(tree: Tree, layout: Layout, chunk: Mapping[str, ak.Array], provenance: Mapping[str, Any]) -> PointClouds:
@@ -254,10 +237,10 @@ def _piece(tree: Tree, layout: Layout, chunk: Mapping[str, ak.Array], provenance
 def describe(path: Path, name: str) -> Description:
     """What a file written by pcdiff holds; ``name`` is that of the format."""
     with open_root(path) as file:
-        tree, stored, content = _open(path, file)
+        tree, stored = _open(path, file)
         layout = Layout(stored.schema)
         features = {branch: feature for feature, branch in (layout.clouds | layout.points).items()}
         columns = tuple(Column(branch, features.get(branch, ""), kind) for branch, kind in tree.branches.items())
-        derived = content.get("derived", ())
+        derived = stored.further.get("derived", ())
         notes = (f"derived when the file was written: {', '.join(derived)}",) if derived else ()
         return Description(path, name, tree.entries, columns, stored.about, notes)

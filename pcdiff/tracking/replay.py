@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcdiff.errors import DataError, PcdiffError
-from pcdiff.files import read_json, sha256
+from pcdiff.files import sha256
+from pcdiff.records import parse_line, read_run
 from pcdiff.tracking.ledger import Ledger
 from pcdiff.tracking.store import artifact_location, prepare, public, reason, settings
 
@@ -133,9 +134,9 @@ class Replay:
 
     def _about(self) -> dict[str, Any]:
         file = self._run / "run.json"
-        about = read_json(file)
+        about = read_run(self._run)
         expected = {"name", "created", "config_hash", "data_fingerprint", "versions", "params", "tags"}
-        if not isinstance(about, dict) or expected - about.keys():
+        if expected - about.keys():
             raise DataError(f"{file}: is not the description of a run; expected {', '.join(sorted(expected))}")
         return about
 
@@ -266,8 +267,8 @@ class Replay:
                     return
                 try:
                     metrics = _parse(line)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise DataError(f"{file}: the line at byte {offset} is not a line of metrics ({error})") from error
+                except (ValueError, OverflowError) as error:
+                    raise DataError(f"{file}: the line at byte {offset} is {error}") from error
                 offset += len(line)
                 yield offset, metrics
 
@@ -316,10 +317,10 @@ def _exists(client: Any, run_id: str) -> bool:
 def _parse(line: bytes) -> list[Any]:
     from mlflow.entities import Metric
 
-    record = json.loads(line)
-    step, time = int(record["step"]), round(1000 * record["time"])
-    values = {_name(key): float(value) for key, value in record["metrics"].items()}
-    return [Metric(key, math.nan if math.isinf(value) else value, time, step) for key, value in values.items()]
+    record = parse_line(line)
+    time = round(1000 * record.time)
+    values = {_name(key): value for key, value in record.metrics.items()}
+    return [Metric(key, math.nan if math.isinf(value) else value, time, record.step) for key, value in values.items()]
 
 
 def _name(name: str) -> str:

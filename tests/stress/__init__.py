@@ -1,0 +1,1 @@
+"""Checks that take minutes and have make targets of their own."""
