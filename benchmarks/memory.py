@@ -123,11 +123,11 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def notes(at: dict[str, Any]) -> list[str]:
     """What must stand beside the numbers."""
-    return [
-        *described(at, threads=False),
-        f"Training: {at['steps']} steps of configs/quickstart.yaml. Sampling: {at['generator']}, to {at['suffix'][1:]}. Evaluation: at most "
-        f"{at['most']:,} jets of either set.",
-    ]
+    commands = (
+        f"Training: {at['steps']} steps of configs/quickstart.yaml. Sampling: {at['generator']}, to {at['suffix'][1:]}. "
+        f"Evaluation: at most {at['most']:,} jets of either set."
+    )
+    return [*described(at, threads=False), commands]
 
 
 def run(chosen: argparse.Namespace, out: Console) -> list[dict[str, Any]]:
