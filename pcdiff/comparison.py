@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -123,7 +124,7 @@ def _common_validation(folders: Sequence[Path], configs: Sequence[RunConfig]) ->
             raise DataError(
                 f"{folder}: its validation data ({file}) are not those of {first} ({files[0]}); name a truth for all of them"
             )
-    found = read_clouds(chosen, chosen.data.validation)
+    found = read_clouds(chosen, chosen.data.validation, Path(tempfile.gettempdir()))
     if found.fingerprint() != expected[0]:
         raise DataError(f"{files[0]}: has changed since {first} was trained; name a truth for all runs")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ _PERIOD = 100.0
 _SCORES = np.linspace(-4.5, 4.5, 361)
 # Beyond it single precision, in which ONNX files and arrays of several columns hold them, skips whole numbers.
 _LARGEST = 2**24
+# Values of a column that are copied at once.
+_PART = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -209,23 +211,25 @@ class Categories:
         Raises:
             DataError: values that are not whole, too large ones, or too many different ones.
         """
-        whole = np.round(values)
-        if np.any(whole != values):
-            at = int(np.argmax(whole != values))
-            raise DataError(
-                f"feature {name!r} is {values[at]} in one of its values; expected whole numbers, as it is categorical"
-            )
-        if np.abs(whole).max(initial=0) > _LARGEST:
-            raise DataError(
-                f"feature {name!r} has {whole[np.abs(whole).argmax()]:.0f} among its values; expected at most {_LARGEST:,} in size, as it is "
-                "categorical: single precision holds no larger whole numbers"
-            )
-        found, counts = np.unique(whole.astype(np.int64), return_counts=True)
-        if len(found) > _MOST_CATEGORIES:
-            raise DataError(
-                f"feature {name!r} has {len(found)} different values; expected at most {_MOST_CATEGORIES}, as it is categorical"
-            )
-        return cls(name, tuple(found.tolist()), tuple((counts / counts.sum()).tolist()))
+        found, counts = np.zeros((0, 1), np.int64), np.zeros(0, np.int64)
+        for part in _slices(values):
+            whole = np.round(part)
+            if np.any(whole != part):
+                at = int(np.argmax(whole != part))
+                raise DataError(
+                    f"feature {name!r} is {part[at]} in one of its values; expected whole numbers, as it is categorical"
+                )
+            if np.abs(whole).max(initial=0) > _LARGEST:
+                raise DataError(
+                    f"feature {name!r} has {whole[np.abs(whole).argmax()]:.0f} among its values; expected at most {_LARGEST:,} in size, as it is "
+                    "categorical: single precision holds no larger whole numbers"
+                )
+            found, counts = _counted(found, counts, whole.astype(np.int64)[:, None])
+            if len(found) > _MOST_CATEGORIES:
+                raise DataError(
+                    f"feature {name!r} has {len(found)} different values; expected at most {_MOST_CATEGORIES}, as it is categorical"
+                )
+        return cls(name, tuple(found[:, 0].tolist()), tuple((counts / counts.sum()).tolist()))
 
     @property
     def codes(self) -> Floats:
@@ -293,13 +297,14 @@ class Combinations:
         names = tuple(encoding.name for encoding in points if isinstance(encoding, Categories))
         if not names:
             return None
-        rows = np.stack([columns[name].astype(np.int64) for name in names], axis=1)
-        found, counts = np.unique(rows, axis=0, return_counts=True)
-        if len(found) > _MOST_CATEGORIES:
-            raise DataError(
-                f"features {', '.join(names)} have {len(found)} different combinations; expected at most {_MOST_CATEGORIES}; "
-                "leave a feature out"
-            )
+        found, counts = np.zeros((0, len(names)), np.int64), np.zeros(0, np.int64)
+        for parts in zip(*(_slices(columns[name]) for name in names), strict=True):
+            found, counts = _counted(found, counts, np.stack([part.astype(np.int64) for part in parts], axis=1))
+            if len(found) > _MOST_CATEGORIES:
+                raise DataError(
+                    f"features {', '.join(names)} have {len(found)} different combinations; expected at most {_MOST_CATEGORIES}; "
+                    "leave a feature out"
+                )
         return cls(names, tuple(map(tuple, found.tolist())), tuple((counts / counts.sum()).tolist()))
 
     def words(self, points: Sequence[Encoding]) -> Floats:
@@ -320,6 +325,21 @@ class Combinations:
     def from_dict(cls, data: Mapping[str, Any]) -> Combinations:
         """From the plain data that ``vars`` gives of one."""
         return cls(tuple(data["names"]), tuple(map(tuple, data["values"])), tuple(data["shares"]))
+
+
+def _slices(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Consecutive parts of a column, of so many values as are copied at once."""
+    return (values[start : start + _PART] for start in range(0, len(values), _PART))
+
+
+def _counted(
+    found: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Different rows (K, D) and how often each was found (K,), with further rows (n, D)."""
+    more, repeats = np.unique(rows, axis=0, return_counts=True)
+    together, place = np.unique(np.concatenate([found, more]), axis=0, return_inverse=True)
+    total = np.bincount(place.ravel(), np.concatenate([counts, repeats])).astype(np.int64)
+    return together, total
 
 
 Encoding = Scale | NormalScore | Categories | Periodic

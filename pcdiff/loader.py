@@ -58,7 +58,7 @@ def batch_of(encoded: Encoded, index: npt.NDArray[np.int64]) -> CloudBatch:
 
 
 class Loader:
-    """Batches of encoded clouds held in memory.
+    """Batches of encoded clouds, which are in memory or mapped from a disk.
 
     Args:
         encoded: the clouds.

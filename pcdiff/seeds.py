@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     ATTEMPTS = 13
     HALOS = 14
     COSMOLOGY = 15
+    PART = 16
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:

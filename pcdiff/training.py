@@ -111,7 +111,9 @@ def train(config: Config | str | Path, *, resume: bool = False, progress: bool =
         raise ConfigError(f"{config.name}: the default sampler of the config does not fit: {error}") from error
     functions = list(config.features.points.items()), list(config.features.clouds.items())
     start = None if config.start is None else load_start(config.start, config.name, settings, *functions)
-    data = TrainingData.load(config, None if start is None else start.transform)
+    # On the disk that holds the run, or will.
+    folder = next(path for path in (run, *run.absolute().parents) if path.is_dir())
+    data = TrainingData.load(config, None if start is None else start.transform, folder=folder)
     fingerprint = data.fingerprint | (
         {} if start is None else {"start": start.provenance["files"]["denoiser.safetensors"]}
     )
@@ -148,7 +150,8 @@ def _train(
         generator=lambda ema, about: Generator(
             ema, multiplicity, data.transform, settings, data.types, {**about, **origin}
         ),
-        truth=lambda: data.validation_clouds[: config.training.compare],
+        # A copy in memory, by numbers.
+        truth=lambda: data.validation_clouds[np.arange(min(config.training.compare, len(data.validation)))],
         command="train",
     )
     fit(run, config, model, task, device, progress=progress)
@@ -394,7 +397,7 @@ def _multiplicity(
     return fit_multiplicity(
         run,
         config.multiplicity,
-        lambda: (data.train.counts, data.features, data.type_index),
+        lambda: (data.counts, data.features, data.type_index),
         len(data.transform.types),
         config.seed,
         shown=shown,
