@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # azula, which samplers are compared with, asks for packages that only its plugins need.
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --group dev --editable ".[pythia,export,halos,abacus]"
+	$(INSTALL) --group dev --editable ".[pythia,export,halos,abacus,dask]"
 	$(INSTALL) --no-deps azula
 	@touch $@
 

@@ -54,14 +54,14 @@ from pcdiff.sampling_loop import Guide, Solver, Window, workers
 from pcdiff.seeds import Purpose, word
 from pcdiff.transforms import Transform
 
-__all__ = ["Generator", "Guide"]
+__all__ = ["WINDOW", "Generator", "Guide", "shard_range"]
 
 P = ParamSpec("P")
 
 _WEIGHTS, _MULTIPLICITY = "denoiser.safetensors", "multiplicity.safetensors"
 
-# Blocks that are sorted by size together; what is held in memory is two such windows.
-_WINDOW = 16
+WINDOW = 16 * BLOCK
+"""Clouds that are sorted by size together; what is held in memory is two such windows."""
 
 # Clouds whose trajectories a grid is fitted to.
 _GRID_CLOUDS = 256
@@ -222,6 +222,7 @@ class Generator:
         guide: Guide | None = None,
         precision: str | None = None,
         device: str = "auto",
+        shard: tuple[int, int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[PointClouds]:
         """Generate clouds piece by piece, in constant memory, on as many cores as ``torch.get_num_threads()`` says.
@@ -240,6 +241,8 @@ class Generator:
             precision: ``float32``, ``bfloat16`` or ``auto``, likewise; what bfloat16 costs,
                 :class:`~pcdiff.config.SamplingConfig` says.
             device: see :func:`pcdiff.bundle.pick_device`.
+            shard: the number of a shard, from 0 on, and of all shards: only its clouds, as :func:`shard_range` has it. Those of all shards, one
+                after the other, are the clouds without a shard, bit for bit.
             progress: called now and then with the number of clouds made since the last call.
 
         Yields:
@@ -269,27 +272,30 @@ class Generator:
             guidance=guidance,
             precision=precision,
         )
+        first, stop = shard_range(n, shard)
         where = pick_device(device)
         solver = self._solver(chosen, seed, where, guide)
         computed = str(pick_precision(chosen.precision, where)).removeprefix("torch.")
         sampling = chosen.model_dump(mode="json") | {"precision": computed}
         source = self._source(conditions, given)
         provenance = self.metadata(conditions, seed=seed, n=n, **sampling)
+        if shard is not None:
+            provenance["shard"] = {"number": shard[0], "of": shard[1]}
         made: tuple[npt.NDArray[np.float32], Conditions] | None = None
         with workers(solver.threads) as pool:
 
             def draw(start: int) -> list[Future[tuple[Conditions, npt.NDArray[np.float32]]]]:
-                blocks = _blocks(start, min(start + _WINDOW * BLOCK, n))
-                return [pool.submit(self._draw, source, first, size, seed) for first, size in blocks]
+                blocks = _blocks(start, min(start + WINDOW, stop))
+                return [pool.submit(self._draw, source, cloud, size, seed) for cloud, size in blocks]
 
-            drawn = draw(0)
-            for start in range(0, n, _WINDOW * BLOCK):
+            drawn = draw(first)
+            for start in range(first, stop, WINDOW):
                 parts, noise = zip(*(block.result() for block in drawn), strict=True)
                 found = Conditions.concatenate(parts)
                 window = Window(
                     solver, pool, start, np.concatenate(noise), found.counts, self._encoded(found), self._falling
                 )
-                drawn = draw(start + _WINDOW * BLOCK)
+                drawn = draw(start + WINDOW)
                 if made is not None:
                     yield self.decode(*made, provenance)
                 made = window.result(progress), found
@@ -409,6 +415,31 @@ class Generator:
     def decode(self, points: npt.NDArray[np.float32], found: Conditions, provenance: Mapping[str, Any]) -> PointClouds:
         """Clouds in physical units."""
         return self.transform.decode(points, offsets_of(found.counts), found.features, found.types, provenance)
+
+
+def shard_range(n: int, shard: tuple[int, int] | None) -> tuple[int, int]:
+    """The first cloud of a shard of a request for n clouds, and the one after its last. Shards are whole windows, of 16,384 clouds.
+
+    Args:
+        n: number of clouds of the request.
+        shard: its number, from 0 on, and that of all shards; the whole request when absent.
+
+    Raises:
+        DataError: there is no such shard, or none of so many would hold a window.
+
+    >>> shard_range(40_000, (1, 2))
+    (16384, 40000)
+    """
+    if shard is None:
+        return 0, n
+    number, count = shard
+    windows = -(-n // WINDOW)
+    if count > windows:
+        raise DataError(f"{n:,} clouds have at most {windows} shards, of {WINDOW:,} clouds; {count} were asked for")
+    if not 0 <= number < count:
+        raise DataError(f"shard {number}/{count}: expected one of 0/{count} to {count - 1}/{count}")
+    first, stop = (number * windows // count, (number + 1) * windows // count)
+    return first * WINDOW, min(stop * WINDOW, n)
 
 
 def _blocks(start: int, stop: int) -> list[tuple[int, int]]:

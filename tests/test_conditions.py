@@ -260,7 +260,7 @@ def test_the_number_of_threads_changes_no_bit(flow: Generator, threads: None) ->
 
 def test_pieces_hold_it_too(flow: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request of several windows is streamed, and each piece is as one of its own would be."""
-    monkeypatch.setattr("pcdiff.generator._WINDOW", 1)
+    monkeypatch.setattr("pcdiff.generator.WINDOW", 1024)
     pieces = list(flow.iterate(2500, seed=3, steps=1, conditions={"number_of_points": 15}))
     assert [len(piece) for piece in pieces] == [1024, 1024, 452]
     assert all((piece.counts == 15).all() for piece in pieces)

@@ -367,7 +367,7 @@ def test_memory_does_not_grow_with_the_number_of_clouds(generator: Generator, mo
 
     They are not the same, since threads may hold more or fewer pieces at a time.
     """
-    monkeypatch.setattr("pcdiff.generator._WINDOW", 1)
+    monkeypatch.setattr("pcdiff.generator.WINDOW", 1024)
     peaks = {}
     for windows in (4, 16):
         tracemalloc.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal, get_args, get_origin
 
-__all__ = ["OneOf", "count", "count_or_all", "length_or_all", "window", "window_or_value"]
+__all__ = ["OneOf", "count", "count_or_all", "length_or_all", "shard", "window", "window_or_value"]
 
 
 class OneOf:
@@ -55,6 +55,14 @@ def length_or_all(text: str) -> float | None:
         return None if text == "all" else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a length in mm, or all") from None
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Number and count of shards, as 0/8 to 7/8."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected I/N with I from 0 to N - 1, for example 0/8")
+    return int(number), int(count)
 
 
 def window(text: str) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def distill(args: argparse.Namespace) -> None:
 def sample(args: argparse.Namespace) -> None:
     """``pcdiff sample``"""
     from pcdiff.cli.progress import bar
-    from pcdiff.generator import Generator
+    from pcdiff.generator import Generator, shard_range
     from pcdiff.io import read, write
     from pcdiff.resources import find
 
@@ -54,7 +54,12 @@ def sample(args: argparse.Namespace) -> None:
         followed["conditions"] = _conditions(args.conditions)
     if "sampler_options" in args:
         followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
-    chosen = followed | given(args, "n")
+    if "dask" in args:
+        _sample_in_shards(args, followed)
+        return
+    if "shards" in args:
+        raise PcdiffError("--shards says how many --dask makes, which is absent; for one of them: --shard I/N")
+    chosen = followed | given(args, "n", "shard")
     if "given" in args:
         chosen["given"] = read(find(args.given), **_reading(args))
         chosen.setdefault("n", len(chosen["given"]))
@@ -63,6 +68,9 @@ def sample(args: argparse.Namespace) -> None:
     elif _reading(args):
         raise PcdiffError("--from and --option say how to read the file of --given, which is absent")
     n = chosen.get("n", 0)
+    if "shard" in args and n:
+        first, stop = shard_range(n, args.shard)
+        n = stop - first
     start = time.monotonic()
     with bar("sampling", n or None) as advance:
         path = write(generator.iterate(**chosen, progress=advance), args.output, **given(args, "format"))
@@ -77,6 +85,26 @@ def sample(args: argparse.Namespace) -> None:
             f"{write(clouds, beside, **given(args, 'format'))}: the sampler's intermediates of {args.trajectory} clouds"
         )
         say(str(draw_trajectory(clouds, beside.with_suffix(".png"))))
+
+
+def _sample_in_shards(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """On a cluster, to a folder."""
+    from pcdiff.executors import dask_workers
+    from pcdiff.production import sample_in_shards
+
+    for option in ("given", "trajectory", "shard", "format", "from"):
+        if option in args:
+            raise PcdiffError(f"--{option} does not go with --dask, which writes a folder of Parquet files")
+    if "n" not in args:
+        raise PcdiffError("say how many clouds to generate: -n N")
+    start = time.monotonic()
+    executors = dask_workers(args.dask)
+    files = sample_in_shards(
+        args.generator, args.n, args.output, executors=executors, **given(args, "shards"), **settings
+    )
+    say(
+        f"{args.output}: {len(files)} shards, {time.monotonic() - start:.1f} s; next: pcdiff merge {args.output} -o FILE"
+    )
 
 
 def export(args: argparse.Namespace) -> None:
@@ -248,6 +276,13 @@ def convert(args: argparse.Namespace) -> None:
     with bar("converting") as advance:
         path = write(counted(advance), args.output, **given(args, "format"))
     say(str(path))
+
+
+def merge(args: argparse.Namespace) -> None:
+    """``pcdiff merge``"""
+    from pcdiff.production import merge
+
+    say(str(merge(args.shards, args.output, **given(args, "format"))))
 
 
 def info(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ def make_jets(args: argparse.Namespace) -> None:
 
     output = args.output if "output" in args else Path("data", f"jets_{args.process}_{args.count}.hdf5")
     chosen = given(
-        args, "seed", "radius", "pt", "eta", "constituents", "significant_bits", "max_ctau", "labels", "workers"
+        args, "seed", "radius", "pt", "eta", "constituents", "significant_bits", "max_ctau", "labels", "workers", "dask"
     )
     say(str(make_jets(output, process=args.process, count=args.count, **chosen)))
 
@@ -26,7 +26,7 @@ def make_halos(args: argparse.Namespace) -> None:
     from pcdiff.data import make_halos
 
     output = args.output if "output" in args else Path("data", f"halos_pm_{args.count}.hdf5")
-    chosen = given(args, "seed", "omega_m", "sigma_8", "steps", "refinement", "workers")
+    chosen = given(args, "seed", "omega_m", "sigma_8", "steps", "refinement", "workers", "dask")
     say(str(make_halos(output, count=args.count, **chosen)))
 
 

@@ -44,7 +44,7 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
     )
     jets.add_argument("--labels", action="store_true", help="store charge and class of each constituent")
     jets.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same jets")
-    jets.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
+    _add_workers(jets)
 
     halos = command(
         made,
@@ -64,7 +64,7 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
     halos.add_argument("--steps", metavar="STEPS", type=count, help="steps of the simulation")
     halos.add_argument("--refinement", metavar="N", type=count, help="mesh cells along a side for each particle")
     halos.add_argument("--seed", metavar="SEED", type=int, help="the same seed gives the same boxes")
-    halos.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
+    _add_workers(halos)
 
     toy = command(
         made, "toy", data_commands.make_toy, "draw points of a toy distribution in the plane", "pcdiff.data.toy"
@@ -85,3 +85,13 @@ def add_data(data: Any, command: Callable[..., Any], group: Callable[..., Any]) 
     fetch.add_argument("name", metavar="NAME", help="jetnet30, jetnet150, or fpnd: what FPND compares jets with")
     fetch.add_argument("--type", metavar="TYPE", help="jet type: g, q, t, w or z")
     fetch.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="folder to put the file in")
+
+
+def _add_workers(parser: Any) -> None:
+    """The options that say where a data set is made."""
+    parser.add_argument("--workers", metavar="N", type=count, help="number of processes; default: one for each core")
+    parser.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="a cluster in their place: the address of a scheduler (tcp://HOST:PORT), its file (*.json), local:N, slurm:N or htcondor:N",
+    )

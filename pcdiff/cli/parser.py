@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
-from pcdiff.cli.arguments import OneOf, count
+from pcdiff.cli.arguments import OneOf, count, shard
 from pcdiff.cli.data_parser import add_data
 from pcdiff.errors import suggest
 
@@ -133,9 +133,15 @@ def _add_sampling(names: Any) -> None:
     sample.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
     sample.add_argument("-n", dest="n", metavar="N", type=count, help="number of clouds; that of --given by default")
     sample.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the suffix decides the format; with --dask a folder of shards",
     )
     sample.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
+    _add_shards(sample)
     # Asking Python for its defaults would take the seconds that torch needs; a test compares them.
     sample.add_argument(
         "--seed",
@@ -311,6 +317,25 @@ def _add_sampler(parser: _Parser) -> None:
     parser.add_argument("--guidance", metavar="SCALE", type=float, help="strength of classifier-free guidance; 1: none")
 
 
+def _add_shards(parser: _Parser) -> None:
+    """The options that split a sample."""
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=shard,
+        help="only this of N shards, I from 0 on, for one of N batch jobs; pcdiff merge joins them",
+    )
+    parser.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="make shards on a cluster: the address of a scheduler (tcp://HOST:PORT), its file (*.json), local:N, slurm:N or htcondor:N; pcdiff merge joins "
+        "them",
+    )
+    parser.add_argument(
+        "--shards", metavar="N", type=count, help="number of shards of --dask; default: one for each 131,072 clouds"
+    )
+
+
 def _add_judging(parser: _Parser) -> None:
     """The options that say how samples are compared with the truth."""
     parser.add_argument(
@@ -340,6 +365,11 @@ def _add_files(names: Any) -> None:
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the suffix decides the format")
     convert.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
     convert.add_argument("--step-size", metavar="N", type=count, help="most clouds in memory at a time")
+
+    merge = _command(names, "merge", commands.merge, "join the shards of a sample to one file")
+    merge.add_argument("shards", metavar="SHARDS", nargs="+", help="a folder of shards, files or globs, in any order")
+    merge.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format")
+    merge.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
     _add_reading(convert, "--from", "each INPUT")
 
 

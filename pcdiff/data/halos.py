@@ -22,11 +22,12 @@ from scipy.stats import qmc
 
 from pcdiff.clouds import PointClouds, offsets_of
 from pcdiff.data.particle_mesh import BARYONS, HUBBLE, TILT, Cosmology, Mesh, evolve, friends_of_friends
-from pcdiff.data.shards import make_in_shards
 from pcdiff.errors import DataError, optional
+from pcdiff.executors import chosen_executors
 from pcdiff.kinematics import into_box
 from pcdiff.schema import halo_schema
 from pcdiff.seeds import Purpose, stream
+from pcdiff.shards import make_in_shards
 
 __all__ = ["FIDUCIAL", "LOWEST_MASS", "HaloRecipe", "make_halos"]
 
@@ -106,6 +107,7 @@ def make_halos(
     steps: int = 10,
     refinement: int = 2,
     workers: int | None = None,
+    dask: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Make catalogues of haloes with a particle mesh and write them to one file; needs the extra ``halos``.
@@ -123,6 +125,7 @@ def make_halos(
         steps: of the simulation.
         refinement: mesh cells along a side for each particle.
         workers: number of processes; by default one for each CPU core.
+        dask: a cluster that takes their place (:func:`pcdiff.executors.dask_workers`).
         progress: show a progress bar.
 
     Returns:
@@ -130,7 +133,7 @@ def make_halos(
 
     Raises:
         DataError: a bad argument, or shards of other settings in ``OUTPUT.parts``.
-        PcdiffError: colossus or numba is not installed, or a worker process was killed.
+        PcdiffError: colossus or numba is not installed, or a worker was killed.
     """
     recipe = HaloRecipe(
         count=count,
@@ -142,7 +145,10 @@ def make_halos(
     )
     for module in ("colossus", "numba"):
         optional(module, "halos")
-    return make_in_shards(recipe, _shard, output, what="halos", suffix=".parquet", workers=workers, progress=progress)
+    executors = chosen_executors(workers, dask)
+    return make_in_shards(
+        recipe, _shard, output, what="halos", suffix=".parquet", executors=executors, progress=progress
+    )
 
 
 def _shard(recipe: HaloRecipe, shard: int) -> PointClouds:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pcdiff.clouds import PointClouds
 from pcdiff.data.pythia import Recipe, selected_jets
-from pcdiff.data.shards import make_in_shards
 from pcdiff.errors import optional
+from pcdiff.executors import chosen_executors
+from pcdiff.shards import make_in_shards
 
 __all__ = ["make_jets"]
 
@@ -34,6 +35,7 @@ def make_jets(
     max_ctau: float | None = Recipe.max_ctau,
     labels: bool = False,
     workers: int | None = None,
+    dask: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Make jets with Pythia 8 and write them to one file; needs the extra ``pythia``.
@@ -60,6 +62,7 @@ def make_jets(
         labels: store with each constituent its ``charge`` in units of e and its ``particle_class``: electrons, muons and photons by
             their PDG number, all other particles as charged or neutral hadrons. The jets are the same with and without.
         workers: number of processes; by default one for each CPU core.
+        dask: a cluster that takes their place (:func:`pcdiff.executors.dask_workers`).
         progress: show a progress bar.
 
     Returns:
@@ -67,7 +70,7 @@ def make_jets(
 
     Raises:
         DataError: a bad argument, cuts that no jet passes, or shards of other settings in ``OUTPUT.parts``.
-        PcdiffError: Pythia or FastJet is not installed, or a worker process was killed.
+        PcdiffError: Pythia or FastJet is not installed, or a worker was killed.
     """
     recipe = Recipe(
         process=process,
@@ -91,7 +94,7 @@ def make_jets(
         output,
         what=f"{process} jets",
         suffix=".hdf5",
-        workers=workers,
+        executors=chosen_executors(workers, dask),
         progress=progress,
         derived="pythia_",
     )

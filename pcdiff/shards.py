@@ -1,15 +1,12 @@
-"""Long data sets made in shards by several processes: the result does not depend on how many, and a rerun goes on where the last one ended."""
+"""Work in shards, on several processes or a cluster: the result does not depend on how many, and a rerun goes on where the last one ended."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,12 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pcdiff import io
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, PcdiffError
+from pcdiff.executors import Executors
 from pcdiff.files import read_json, write_json
 
-__all__ = ["make_in_shards"]
+__all__ = ["Recipe", "make_in_shards", "make_shards"]
 
 
-class _Recipe(Protocol):
+class Recipe(Protocol):
     """What all clouds of a data set follow from; plain data, so that it can be sent to another process."""
 
     @property
@@ -40,10 +38,11 @@ class _Recipe(Protocol):
         """Number of clouds in a shard."""
 
     def provenance(self) -> dict[str, Any]:
-        """The whole recipe as plain data: what is stored with the clouds."""
+        """The whole recipe as plain data."""
 
 
-R = TypeVar("R", bound=_Recipe)
+R = TypeVar("R", bound=Recipe)
+Clouds = PointClouds | Iterable[PointClouds]
 
 
 def make_in_shards(
@@ -53,61 +52,93 @@ def make_in_shards(
     *,
     what: str,
     suffix: str,
-    workers: int | None,
+    executors: Executors,
     progress: bool,
     derived: str = "versions",
 ) -> Path:
     """Make a data set and write it to one file. Finished shards wait in the folder ``OUTPUT.parts`` until all are there.
 
     Args:
-        recipe: of the data set.
-        make: makes the clouds of a shard from the recipe and the number of the shard; a function of a module, which worker
-            processes import.
+        recipe: of the data set; its provenance is stored with the clouds.
         output: the file to write; the suffix decides the format.
+        make, what, suffix, executors, progress, derived: as for :func:`make_shards`.
+
+    Raises:
+        DataError: there are shards of other settings in ``OUTPUT.parts``.
+        PcdiffError: a worker was killed.
+    """
+    target = Path(output)
+    parts = target.with_name(f"{target.name}.parts")
+    paths = make_shards(
+        recipe, make, parts, what=what, suffix=suffix, executors=executors, progress=progress, derived=derived
+    )
+    provenance = recipe.provenance()
+
+    def whole() -> Iterator[PointClouds]:
+        for path in paths:
+            clouds = io.read(path)
+            clouds.provenance.update(provenance)
+            yield clouds
+
+    io.write(whole(), target)
+    shutil.rmtree(parts)
+    return target
+
+
+def make_shards(
+    recipe: R,
+    make: Callable[[R, int], Clouds],
+    folder: Path,
+    *,
+    what: str,
+    suffix: str,
+    executors: Executors,
+    progress: bool,
+    derived: str = "versions",
+) -> list[Path]:
+    """Make the shards that are not in a folder yet, each a file.
+
+    Args:
+        recipe: of all shards.
+        make: makes the clouds of a shard from the recipe and the number of the shard, possibly piece by piece; a function of a module, which worker
+            processes import.
+        folder: where they go, with the recipe. Workers of other machines must see it under the same name.
         what: a word for what is made, for people: ``"jets"``.
-        suffix: of the files that hold shards.
-        workers: number of processes; by default one for each CPU core.
+        suffix: of the files, which decides their format.
+        executors: where they are made.
         progress: show a progress bar.
         derived: keys of the provenance that begin so follow from the others, so they are not named in an error.
 
     Raises:
-        DataError: ``workers`` is below 1, or there are shards of other settings in ``OUTPUT.parts``.
-        PcdiffError: a worker process was killed.
+        DataError: there are shards of another recipe in the folder.
+        PcdiffError: a worker was killed, or its files do not appear here.
     """
-    if workers is not None and workers < 1:
-        raise DataError(f"make {what}: workers is {workers}; expected at least 1")
-    target = Path(output)
-    parts = target.with_name(f"{target.name}.parts")
-    _claim(parts, recipe, derived)
-    paths = [parts / f"{shard:05d}{suffix}" for shard in range(recipe.shards)]
+    folder = folder.absolute()
+    _claim(folder, recipe, derived)
+    paths = [folder / f"{shard:05d}{suffix}" for shard in range(recipe.shards)]
     missing = [shard for shard, path in enumerate(paths) if not path.exists()]
+    if not missing:
+        return paths
     done = recipe.count - sum(map(recipe.size, missing))
-    # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
-    context = multiprocessing.get_context("spawn")
-    count = max(1, min(workers or os.cpu_count() or 1, len(missing)))
-    with (
-        _bar(what, recipe.count, done, shown=progress) as advance,
-        ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool,
-    ):
+    with _bar(what, recipe.count, done, shown=progress) as advance, executors(len(missing)) as pool:
         futures = {pool.submit(_make_shard, recipe, make, shard, paths[shard]): shard for shard in missing}
         try:
             for future in as_completed(futures):
                 future.result()
                 advance(recipe.size(futures[future]))
-        except BrokenProcessPool as error:
-            raise PcdiffError(
-                f"make {what}: a worker process ended early (no memory, killed, or called from a script without "
-                "`if __name__ == '__main__':`); the same command goes on from the finished shards"
-            ) from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            for future in futures:
+                future.cancel()
             raise
-    io.write((io.read(path) for path in paths), target)
-    shutil.rmtree(parts)
-    return target
+    unseen = [path for path in paths if not path.exists()]
+    if unseen:
+        raise PcdiffError(
+            f"{unseen[0]}: a worker has written it, but it is not here; expected a folder that all workers share, of the same name on each"
+        )
+    return paths
 
 
-def _claim(parts: Path, recipe: _Recipe, derived: str) -> None:
+def _claim(parts: Path, recipe: Recipe, derived: str) -> None:
     """Start the folder of shards, or check that those in it are of this recipe."""
     wanted = recipe.provenance()
     record = parts / "recipe.json"
@@ -151,13 +182,6 @@ def _bar(what: str, total: int, done: int, *, shown: bool) -> Iterator[Callable[
         yield advance
 
 
-def _start_worker() -> None:
-    # At Ctrl-C the parent says what there is to say; the default action ends a worker without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _make_shard(recipe: R, make: Callable[[R, int], PointClouds], shard: int, path: Path) -> None:
+def _make_shard(recipe: R, make: Callable[[R, int], Clouds], shard: int, path: Path) -> None:
     """Make and write the clouds of one shard."""
-    clouds = make(recipe, shard)
-    clouds.provenance.update(recipe.provenance())
-    io.write(clouds, path)
+    io.write(make(recipe, shard), path)
