@@ -75,7 +75,9 @@ def laughs(depth: int) -> str:
 def test_anchors_that_stand_for_too_much(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"a\.yaml: not valid YAML: its anchors stand for themselves, or for more than"):
+    with pytest.raises(
+        ConfigError, match=r"a\.yaml: not valid YAML: its anchors stand for themselves, or for more than"
+    ):
         load_config(path)
 
 
