@@ -82,11 +82,12 @@ def trained(name: str, config: Config, data: TrainingData) -> tuple[Process, Den
     def validate(ema: Denoiser) -> float:
         rng = torch.Generator().manual_seed(word(config.seed, Purpose.VALIDATION))
         with torch.no_grad():
-            losses = [process.losses(ema, batch, rng) for batch in loaders[1].epoch(0)]
+            losses = [process.losses(ema, process.draw(ema, batch, rng)) for batch in loaders[1].epoch(0)]
         return float(torch.cat(losses).mean())
 
     task = Task(
         loaders[0],
+        draw=process.draw,
         losses=process.losses,
         validate=validate,
         generator=lambda ema, about: Generator(ema, multiplicity, data.transform, settings, data.types, about),
@@ -95,7 +96,7 @@ def trained(name: str, config: Config, data: TrainingData) -> tuple[Process, Den
     )
     with locked(run):
         describe_run(run, config, data.fingerprint, resume=True)
-        fit(run, config, model, task, torch.device("cpu"), progress=False)
+        fit(run, config, model, task, progress=False)
     folder = run / "generator"
     load_denoiser(model, read_tensors(folder, "denoiser.safetensors", read_json(folder / DESCRIPTION)["files"]))
     return process, model.eval()

@@ -31,7 +31,7 @@ from pcdiff.files import atomic_file, read_json, write_json
 __all__ = ["Metrics", "describe_run", "locked"]
 
 # Config keys that may change when a run is resumed, for they do not change what is learned.
-_FREE = ("device", "output", "tracking.")
+_FREE = ("device", "output", "tracking.", "training.accumulate")
 
 
 def describe_run(run: Path, config: RunConfig, fingerprint: Mapping[str, str], *, resume: bool) -> None:
