@@ -27,6 +27,7 @@ from torus_processes import PROCESSES, Process
 from pcdiff.bundle import Settings, load_denoiser, read_tensors
 from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
+from pcdiff.denoising import Objective
 from pcdiff.diffusion import Denoiser
 from pcdiff.errors import PcdiffError
 from pcdiff.files import read_json, write_json
@@ -87,8 +88,7 @@ def trained(name: str, config: Config, data: TrainingData) -> tuple[Process, Den
 
     task = Task(
         loaders[0],
-        draw=process.draw,
-        losses=process.losses,
+        objective=Objective(process.draw, process.losses),
         validate=validate,
         generator=lambda ema, about: Generator(ema, multiplicity, data.transform, settings, data.types, about),
         truth=lambda: data.validation_clouds,

@@ -6,6 +6,9 @@ that cloud alone. So a batch can be drawn whole and computed in pieces, one afte
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +27,36 @@ from pcdiff.diffusion.schedule import Schedule
 from pcdiff.loader import CloudBatch, Drawn
 from pcdiff.transforms import Transform
 
-__all__ = ["draw", "losses", "reflected"]
+__all__ = ["Objective", "draw", "losses", "reflected", "training_objective"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an optimiser step minimises.
+
+    Attributes:
+        draw: what is drawn for a batch, on the CPU.
+        losses: of each cloud, shape (B,), on the device of the model; that of a cloud is the same in any part of its batch.
+    """
+
+    draw: Callable[[Denoiser, CloudBatch, torch.Generator], Drawn]
+    losses: Callable[[Denoiser, Drawn], Tensor]
+
+
+def training_objective(config: Config, transform: Transform) -> Objective:
+    """That of a training config, the clouds reflected at random where it says so.
+
+    Args:
+        config: of the training.
+        transform: of the clouds.
+    """
+
+    def drawn(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:
+        if config.features.reflect:
+            batch = reflected(batch, transform, rng)
+        return draw(model.schedule, batch, config, rng)
+
+    return Objective(drawn, lambda model, drawn: losses(model, drawn, config))
 
 
 def draw(schedule: Schedule, batch: CloudBatch, config: Config, rng: torch.Generator) -> Drawn:
@@ -36,7 +68,7 @@ def draw(schedule: Schedule, batch: CloudBatch, config: Config, rng: torch.Gener
         config: of the training.
         rng: of random numbers, on the CPU.
     """
-    about, objective, count = config.denoiser, config.loss.objective, len(batch)
+    about, kind, count = config.denoiser, config.loss.objective, len(batch)
     if about.drop_conditions:
         hidden = torch.rand(count, 1, generator=rng) < about.drop_conditions
         # All but the number of points, which the mask shows anyway; zero is the mean of a condition.
@@ -44,11 +76,11 @@ def draw(schedule: Schedule, batch: CloudBatch, config: Config, rng: torch.Gener
         batch = CloudBatch(batch.x, batch.mask, cond)
     t, factor = draw_times(schedule, count, config.loss.times, rng, weight=config.loss.weight)
     numbers = {"t": t, "factor": factor, "noise": torch.randn(batch.x.shape, generator=rng)}
-    if objective == "action":
+    if kind == "action":
         numbers["unit"] = comb(count, rng)
-    elif objective == "sliced-score":
+    elif kind == "sliced-score":
         numbers["vectors"] = probe(batch.x, batch.mask, "rademacher", rng)
-    elif objective == "denoising" and about.dimension is not None:
+    elif kind == "denoising" and about.dimension is not None:
         numbers["unit"] = torch.rand(count, generator=rng)
     return Drawn(batch, numbers)
 
@@ -63,11 +95,11 @@ def losses(model: Denoiser, drawn: Drawn, config: Config) -> Tensor:
     """
     batch, numbers = drawn.batch, drawn.numbers
     clouds = model, batch.x, batch.mask, batch.cond
-    objective = config.loss.objective
-    if objective == "action":
+    kind = config.loss.objective
+    if kind == "action":
         return action_loss(*clouds, unit=numbers["unit"], noise=numbers["noise"])
     given = {"t": numbers["t"], "noise": numbers["noise"]}
-    if objective != "denoising":
+    if kind != "denoising":
         return numbers["factor"] * score_matching_loss(*clouds, **given, vectors=numbers.get("vectors"))
     return numbers["factor"] * denoising_loss(*clouds, **given, weight=config.loss.weight, unit=numbers.get("unit"))
 

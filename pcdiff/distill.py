@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from pcdiff.bundle import Settings, build_denoiser, load_denoiser, weights_of
 from pcdiff.clouds import PointClouds
 from pcdiff.config import DistillConfig, SamplingConfig, load_as
+from pcdiff.denoising import Objective
 from pcdiff.diffusion import Denoiser
 from pcdiff.diffusion.losses import passing
 from pcdiff.distributed import World
@@ -254,7 +255,8 @@ def _task(
         return teacher.sample(n, seed=own, device=config.device, **given.chosen.model_dump())
 
     # The trajectories are all there is to learn from: a step draws nothing.
-    return Task(loader, lambda _, batch, __: Drawn(batch), losses, validate, generator, taught, "distill")
+    objective = Objective(lambda _, batch, __: Drawn(batch), losses)
+    return Task(loader, objective, validate, generator, taught, "distill")
 
 
 def _matching(teacher: Generator, clouds: Encoded, width: int) -> Matching:

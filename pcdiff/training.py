@@ -18,30 +18,29 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from pcdiff import checkpoint
+from pcdiff import checkpoint, denoising
 from pcdiff.bundle import Settings, build_denoiser, load_denoiser, weights_of
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, RunConfig, config_hash, load_config
-from pcdiff.denoising import draw, losses, reflected
-from pcdiff.diffusion import Denoiser, LearnedSchedule
+from pcdiff.denoising import Objective, training_objective
+from pcdiff.diffusion import Denoiser
 from pcdiff.distributed import ALONE, World
-from pcdiff.errors import ConfigError, DataError, PcdiffError
+from pcdiff.errors import ConfigError, DataError
 from pcdiff.evaluation import evaluate
 from pcdiff.evaluation.loss import loss_curve
 from pcdiff.files import read_json
 from pcdiff.generator import Generator
-from pcdiff.loader import CloudBatch, Drawn, Loader
+from pcdiff.loader import CloudBatch, Loader
 from pcdiff.loop import StepBar, stop_requests
 from pcdiff.multiplicity import Multiplicity
 from pcdiff.optimisers import Optimiser, build_optimiser
-from pcdiff.precision import computing, pick_precision
 from pcdiff.record import Record, Status
 from pcdiff.run import describe_run, locked
 from pcdiff.seeds import Purpose, word
 from pcdiff.starting import fit_multiplicity, load_start
+from pcdiff.stepping import step, stream_of
 from pcdiff.training_data import TrainingData
 
 __all__ = ["Task", "begun", "fit", "train"]
@@ -59,8 +58,7 @@ class Task:
 
     Attributes:
         loader: the clouds to learn from.
-        draw: what a step draws for a batch on the CPU, the same on all processes.
-        losses: what is minimised, of each cloud, shape (B,); that of a cloud is the same in any part of its batch.
+        objective: what is minimised.
         validate: the validation loss under the averaged weights; called on all processes.
         generator: the generator of a denoiser, with its provenance; called on process 0 alone, as is the next.
         truth: what its clouds are compared with at the end.
@@ -68,8 +66,7 @@ class Task:
     """
 
     loader: Loader
-    draw: Callable[[Denoiser, CloudBatch, torch.Generator], Drawn]
-    losses: Callable[[Denoiser, Drawn], Tensor]
+    objective: Objective
     validate: Callable[[Denoiser], float]
     generator: Callable[[Denoiser, Mapping[str, Any]], Generator]
     truth: Callable[[], PointClouds]
@@ -140,19 +137,13 @@ def _train(
     loader = Loader(data.train, config.training.points_per_batch, config.seed)
     validation = Loader(data.validation, config.training.points_per_batch, config.seed)
 
-    def drawn(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:
-        if config.features.reflect:
-            batch = reflected(batch, data.transform, rng)
-        return draw(model.schedule, batch, config, rng)
-
     def generator(ema: Denoiser, about: Mapping[str, Any]) -> Generator:
         assert multiplicity is not None
         return Generator(ema, multiplicity, data.transform, settings, data.types, {**about, **origin})
 
     task = Task(
         loader,
-        draw=drawn,
-        losses=lambda model, drawn: losses(model, drawn, config),
+        objective=training_objective(config, data.transform),
         validate=lambda ema: _validate(ema, validation, config, device, world),
         generator=generator,
         # A copy in memory, by numbers.
@@ -240,7 +231,18 @@ def fit(
             StepBar(config.name, last, counters.step, shown=progress and world.main) as bar,
         ):
             for batch in _batches(task.loader, counters, last):
-                norm, asked = _step(model, ema, optimiser, batch, task, config, world, requests, counters)
+                norm, asked = step(
+                    model,
+                    ema,
+                    optimiser,
+                    batch,
+                    task.loader.mean_batch,
+                    task.objective,
+                    config,
+                    world,
+                    requests,
+                    counters,
+                )
                 done = counters.step
                 line: dict[str, float] = {}
                 if done % config.training.log_every == 0 or done == last:
@@ -283,96 +285,6 @@ def _restored(run: Path, model: Denoiser, ema: Denoiser, optimiser: Optimiser, w
     return counters
 
 
-def _step(
-    model: Denoiser,
-    ema: Denoiser,
-    optimiser: Optimiser,
-    batch: CloudBatch,
-    task: Task,
-    config: RunConfig,
-    world: World,
-    requests: list[int],
-    counters: Counters,
-) -> tuple[float, list[int]]:
-    """One optimiser step; returns the norm of the gradient before clipping, and which signals any process has got.
-
-    A step whose loss or gradient is not finite changes no weight. It is counted, and too many in a row end the run.
-    """
-    optimiser.zero_grad()
-    drawn = task.draw(model, batch, _rng(config.seed, Purpose.STEP, counters.step))
-    own = _gradients(model, drawn, task, config, world)
-    loss, asked = world.summed(model.parameters(), own, requests)
-    loss_sum = loss.item()
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))
-    counters.step += 1
-    counters.batch += 1
-    if not (math.isfinite(norm) and math.isfinite(loss_sum)):
-        counters.skipped += 1
-        counters.skipped_in_a_row += 1
-        if counters.skipped_in_a_row >= config.training.max_skipped:
-            raise world.once(
-                PcdiffError(
-                    f"step {counters.step}: loss or gradient was not finite {counters.skipped_in_a_row} times in a row; the last "
-                    "good checkpoint is kept; lower optim.lr, or look for extreme values in the data"
-                )
-            )
-        return norm, asked
-    counters.skipped_in_a_row = 0
-    optimiser.step(_lr_factor(counters.step, config))
-    decay = min(config.optim.ema, (1 + counters.step) / (10 + counters.step))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-    counters.loss_sum += loss_sum
-    counters.loss_count += len(batch)
-    return norm, asked
-
-
-def _gradients(model: Denoiser, drawn: Drawn, task: Task, config: RunConfig, world: World) -> Tensor:
-    """Add up the gradients of this process's share of a batch, piece by piece; returns the sum of its losses."""
-    device = next(model.parameters()).device
-    precision = pick_precision(config.training.precision, device)
-    total: Tensor | None = None
-    for rows in world.share(len(drawn), config.training.accumulate):
-        piece = drawn[rows].to(device)
-        with computing(device, precision):
-            losses = task.losses(model, piece)
-        _backward(model, losses, task.loader.mean_batch, len(piece) / len(drawn))
-        found = losses.detach().sum()
-        total = found if total is None else total + found
-    return torch.zeros((), device=device) if total is None else total
-
-
-def _backward(model: Denoiser, losses: Tensor, mean_batch: float, part: float) -> None:
-    """Add the gradients of the losses of a part of a batch; a learned schedule gets those of their second moment instead.
-
-    The mean of the variational bound does not depend on the schedule between its ends, so lowering the second moment lowers the
-    variance over the times that are drawn (Variational Diffusion Models, arXiv 2107.00630, section 5.1).
-
-    Args:
-        model: what is trained.
-        losses: of each cloud, shape (B,).
-        mean_batch: the scale of the loss.
-        part: share of the batch's clouds that these are.
-    """
-    loss = losses.sum() / mean_batch
-    schedule = model.schedule
-    learned = [p for p in schedule.parameters() if p.requires_grad] if isinstance(schedule, LearnedSchedule) else []
-    if not learned:
-        loss.backward()  # type: ignore[no-untyped-call]
-        return
-    others = [p for p in model.net.parameters() if p.requires_grad]
-    loss.backward(retain_graph=True, inputs=others)  # type: ignore[no-untyped-call]
-    (losses.square().mean() * part).backward(inputs=learned)  # type: ignore[no-untyped-call]
-
-
-def _lr_factor(step: int, config: RunConfig) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    warmup, steps = config.optim.warmup, config.training.steps
-    if step <= warmup:
-        return step / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def _compare(generator: Generator, truth: PointClouds, config: RunConfig, run: Path) -> dict[str, float]:
     """Generated clouds against validation clouds: a report in the run folder, and its metrics."""
     made = generator.sample(len(truth), seed=config.seed, device=config.device)
@@ -391,10 +303,10 @@ def _validate(ema: Denoiser, loader: Loader, config: Config, device: torch.devic
     """Mean loss of the validation clouds under the averaged weights, with the same times and noise each time."""
     total, count = 0.0, 0
     for i, batch in enumerate(loader.epoch(0, world.rank, world.size)):
-        rng = _rng(config.seed, Purpose.VALIDATION, world.rank + i * world.size)
+        rng = stream_of(config.seed, Purpose.VALIDATION, world.rank + i * world.size)
         for _ in range(_VALIDATION_DRAWS):
-            drawn = draw(ema.schedule, batch, config, rng)
-            total += losses(ema, drawn.to(device), config).sum().item()
+            drawn = denoising.draw(ema.schedule, batch, config, rng)
+            total += denoising.losses(ema, drawn.to(device), config).sum().item()
             count += len(batch)
     total, number = world.total([total, count])
     return total / number
@@ -409,10 +321,6 @@ def _training_line(counters: Counters, optimiser: Optimiser, norm: float, bar: S
         line["loss/train"] = counters.loss_sum / counters.loss_count
     counters.loss_sum, counters.loss_count = 0.0, 0
     return line | bar.update(counters.step, line.get("loss/train"))
-
-
-def _rng(seed: int, purpose: Purpose, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed(word(seed, purpose, index))
 
 
 def _batches(loader: Loader, counters: Counters, steps: int) -> Iterator[CloudBatch]:
