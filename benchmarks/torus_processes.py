@@ -261,8 +261,8 @@ def _diffusion_draw(model: Denoiser, batch: CloudBatch, rng: torch.Generator) ->
 def _diffusion_losses(model: Denoiser, drawn: Drawn) -> Tensor:
     """The variational bound."""
     batch, numbers = drawn.batch, drawn.numbers
-    given = {"t": numbers["t"], "noise": numbers["noise"]}
-    return numbers["factor"] * denoising_loss(model, batch.x, batch.mask, batch.cond, **given, weight="likelihood")
+    clouds, t, noise = (model, batch.x, batch.mask, batch.cond), numbers["t"], numbers["noise"]
+    return numbers["factor"] * denoising_loss(*clouds, t=t, noise=noise, weight="likelihood")
 
 
 def _diffused(model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.Generator) -> Tensor:

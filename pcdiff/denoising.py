@@ -94,14 +94,14 @@ def losses(model: Denoiser, drawn: Drawn, config: Config) -> Tensor:
         config: of the training.
     """
     batch, numbers = drawn.batch, drawn.numbers
-    clouds = model, batch.x, batch.mask, batch.cond
-    kind = config.loss.objective
+    clouds, noise, kind = (model, batch.x, batch.mask, batch.cond), numbers["noise"], config.loss.objective
     if kind == "action":
-        return action_loss(*clouds, unit=numbers["unit"], noise=numbers["noise"])
-    given = {"t": numbers["t"], "noise": numbers["noise"]}
+        return action_loss(*clouds, unit=numbers["unit"], noise=noise)
+    t, factor = numbers["t"], numbers["factor"]
     if kind != "denoising":
-        return numbers["factor"] * score_matching_loss(*clouds, **given, vectors=numbers.get("vectors"))
-    return numbers["factor"] * denoising_loss(*clouds, **given, weight=config.loss.weight, unit=numbers.get("unit"))
+        return factor * score_matching_loss(*clouds, t=t, noise=noise, vectors=numbers.get("vectors"))
+    weight, unit = config.loss.weight, numbers.get("unit")
+    return factor * denoising_loss(*clouds, t=t, noise=noise, weight=weight, unit=unit)
 
 
 def reflected(batch: CloudBatch, transform: Transform, rng: torch.Generator) -> CloudBatch:

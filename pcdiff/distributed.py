@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from pcdiff.bundle import pick_device
 from pcdiff.errors import PcdiffError, one_line
@@ -113,10 +114,11 @@ class World:
         if world.size > 1 and not torch.distributed.is_initialized():
             # What processes tell each other apart from gradients lies in the memory of the CPU.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "cpu:gloo"
-            about = {"rank": world.rank, "world_size": world.size}
             try:
-                store, *_ = next(torch.distributed.rendezvous("env://", **about, timeout=_TO_MEET))
-                torch.distributed.init_process_group(backend, store=store, timeout=_TO_WAIT, **about)
+                store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=_TO_MEET))
+                torch.distributed.init_process_group(
+                    backend, store=store, timeout=_TO_WAIT, rank=world.rank, world_size=world.size
+                )
             except (RuntimeError, ValueError, OSError) as error:
                 where = ":".join(os.environ[name] for name in _MEETING)
                 raise PcdiffError(
@@ -185,7 +187,7 @@ class World:
         flags = torch.tensor([*there, *asked], device=device)
         buffer = torch.cat([*gradients, flags, loss.detach().reshape(1).to(flags)])
         self._sum(buffer)
-        *parts, flags, loss = buffer.split([*(len(gradient) for gradient in gradients), len(flags), 1])
+        *parts, flags, loss = torch.split(buffer, [*(len(gradient) for gradient in gradients), len(flags), 1])
         known = flags.tolist()
         for parameter, part, found in zip(given, parts, known, strict=False):
             parameter.grad = part.view_as(parameter) if found else None
