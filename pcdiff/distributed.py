@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 # Where the processes meet.
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
+# What torchrun calls itself where it was given no --rdzv-id. Its processes are its children.
+_UNNAMED = "none"
+
 _TO_MEET = timedelta(minutes=10)
 # The others wait for process 0 while it fits the model of the number of points, or compares at the end. When a process is lost, its launcher ends the rest.
 _TO_WAIT = timedelta(days=1)
@@ -56,20 +60,23 @@ class World:
         size: how many there are.
         local_rank: number of this process on its node, from 0.
         launcher: ``torchrun`` or ``srun``; None for a process that none of them started.
-        restarted: whether torchrun started the processes again, after it lost one.
+        job: names the ``torchrun`` that started the processes, the same after it has started them again; else None.
+        restarted: whether it has, after it lost one of them.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     launcher: str | None = None
+    job: str | None = None
     restarted: bool = False
 
     @classmethod
     def here(cls, environment: Mapping[str, str] | None = None) -> World:
         """Who this process is by its environment.
 
-        - ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, and TORCHELASTIC_RESTART_COUNT, which is above 0 after a restart;
+        - ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; TORCHELASTIC_RESTART_COUNT, which is above 0 after a restart, and
+          TORCHELASTIC_RUN_ID, which is its ``--rdzv-id``;
         - ``srun`` sets SLURM_PROCID, SLURM_STEP_NUM_TASKS and SLURM_LOCALID. They are read where MASTER_ADDR and MASTER_PORT are set besides, which is for
           the job script to do; without MASTER_ADDR each task of ``srun`` is a process by itself.
 
@@ -100,8 +107,13 @@ class World:
         rank, size, local_rank = (int(value) for value in numbers.values())
         if rank >= size:
             raise PcdiffError(f"the environment has {_listed(numbers)}; expected {names[0]} below {names[1]}")
-        restarts = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(rank, size, local_rank, launcher, launcher == "torchrun" and restarts not in ("", "0"))
+        if launcher != "torchrun":
+            return cls(rank, size, local_rank, launcher)
+        job = environment.get("TORCHELASTIC_RUN_ID", _UNNAMED)
+        if job == _UNNAMED:
+            job = f"{platform.node()} {os.getppid()}"
+        restarted = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        return cls(rank, size, local_rank, launcher, job, restarted)
 
     @classmethod
     def joined(cls) -> World:

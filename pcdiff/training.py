@@ -37,7 +37,7 @@ from pcdiff.loop import StepBar, stop_requests
 from pcdiff.multiplicity import Multiplicity
 from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.record import Record, Status
-from pcdiff.run import describe_run, locked
+from pcdiff.run import begun_by, describe_run, locked, note_job
 from pcdiff.seeds import Purpose, word
 from pcdiff.starting import fit_multiplicity, load_start
 from pcdiff.stepping import step, stream_of
@@ -159,7 +159,7 @@ def begun(
 ) -> Iterator[None]:
     """Hold and describe the run folder, which process 0 does for all.
 
-    Processes that torchrun has started again resume the run that they began.
+    Processes that torchrun has started again resume the run that it began, and no other.
 
     Args:
         run: the run folder.
@@ -177,7 +177,10 @@ def begun(
         with world.together():
             if world.main:
                 held.enter_context(locked(run))
-                describe_run(run, config, fingerprint, resume=resume or world.restarted)
+                again = world.restarted and begun_by(run) == world.job
+                describe_run(run, config, fingerprint, resume=resume or again)
+                if world.job is not None:
+                    note_job(run, world.job)
         yield
 
 

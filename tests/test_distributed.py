@@ -186,19 +186,45 @@ def test_each_cloud_is_computed_once_and_shares_are_even(count: int, size: int, 
 
 def test_who_a_process_is() -> None:
     meeting = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
-    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **meeting}
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "7", **meeting}
     srun = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"}
     assert World.here({}) == World()
-    assert World.here(torchrun) == World(3, 4, 1, "torchrun")
-    assert World.here({**torchrun, "TORCHELASTIC_RESTART_COUNT": "0"}) == World(3, 4, 1, "torchrun")
-    assert World.here({**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}) == World(3, 4, 1, "torchrun", restarted=True)
+    assert World.here(torchrun) == World(3, 4, 1, "torchrun", "7")
+    assert World.here({**torchrun, "TORCHELASTIC_RESTART_COUNT": "0"}) == World(3, 4, 1, "torchrun", "7")
+    assert World.here({**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}) == World(
+        3, 4, 1, "torchrun", "7", restarted=True
+    )
     assert World.here(srun | meeting) == World(2, 4, 0, "srun")
     # Under torchrun that srun started, torchrun knows.
-    assert World.here(srun | torchrun) == World(3, 4, 1, "torchrun")
+    assert World.here(srun | torchrun) == World(3, 4, 1, "torchrun", "7")
     # Tasks that are to be by themselves, a single task, a script that sbatch started.
     assert World.here(srun) == World()
     assert World.here({**srun, **meeting, "SLURM_STEP_NUM_TASKS": "1"}) == World()
     assert World.here({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", **meeting}) == World()
+
+
+def test_processes_that_were_started_again_resume_what_their_launcher_began_and_nothing_else(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was refused, for it is another one's, is refused again after the restart that follows."""
+    settings = config(files, tmp_path / "run")
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"steps": 2})})
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "-",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for job, restarts, refused in (("1", 0, False), ("1", 1, False), ("2", 0, True), ("2", 1, True), ("none", 1, True)):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        if refused:
+            with pytest.raises(PcdiffError, match="there is a run already"):
+                training.train(settings, progress=False)
+        else:
+            training.train(settings, progress=False)
 
 
 @pytest.mark.parametrize(
