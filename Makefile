@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test slow spiral lint notebooks docs bench quality jets-quality halos-quality schema clean
+.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test slow spiral lint notebooks docs bench memory quality jets-quality halos-quality schema clean
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -120,6 +120,10 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/export.py gluon30-fast gluon30 gluon30-teacher $(if $(wildcard data/gluon30_test.hdf5),--truth data/gluon30_test.hdf5)
 	if [ -f data/gluon30_test.hdf5 ]; then \
 		$(BIN)/python benchmarks/evaluations.py gluon30-teacher --students gluon30 gluon30-fast --truth data/gluon30_test.hdf5; fi
+
+# Some GB of disk for a while: in --folder, which is the system's for temporary files.
+memory: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/memory.py
 
 # Takes an hour and more; what is there already is kept, so the same command goes on. Needs the data of `make gluon30-data`.
 quality: $(VENV)/installed-dev gluon30-data

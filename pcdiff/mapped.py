@@ -68,7 +68,7 @@ class GrowingArray:
 
     def _opened(self) -> BinaryIO:
         try:
-            stream = tempfile.TemporaryFile(dir=self._folder)
+            stream = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it is closed with the array
         except OSError as error:
             raise self._refused(error) from error
         weakref.finalize(self, stream.close)

@@ -121,8 +121,8 @@ def read_clouds(config: Config, names: tuple[str, ...], folder: Path) -> PointCl
     first = next(read(_LOOKED_AT), None)
     if first is None:
         raise DataError(f"{', '.join(map(str, files))}: there are no clouds in it")
-    size = min(_CLOUDS, max(1, _POINTS * len(first) // max(1, first.num_points)))
-    return mapped_clouds(read(size), folder)
+    size = max(1, _POINTS * len(first) // first.num_points) if first.num_points else _CLOUDS
+    return mapped_clouds(read(min(size, _CLOUDS)), folder)
 
 
 def _encoded(clouds: PointClouds, transform: Transform, folder: Path) -> Encoded:

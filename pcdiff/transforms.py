@@ -132,10 +132,10 @@ class Transform:
                 f"the point feature {turning[0]!r} turns with the jet, so the jet's azimuth must be known too: add phi to "
                 "features.clouds, or generate etarel, phirel and ptrel"
             )
-        part = _part(clouds)
+        chosen = _chosen(clouds)
         # Categories are stored as they are, so theirs are all of them, and no copies.
         whole = [name for name, function in points.items() if function == "categorical"]
-        columns = point_columns(clouds[part], [name for name in points if name not in whole])
+        columns = point_columns(clouds[chosen], [name for name in points if name not in whole])
         columns |= point_columns(clouds, whole)
         rows = cloud_columns(clouds, list(features))
         types: tuple[str, ...] = ()
@@ -167,10 +167,10 @@ class Transform:
         return cls(
             points=encodings,
             clouds=tuple(
-                Scale.fit(name, function, rows[name][part], signed=name in signed_rows)
+                Scale.fit(name, function, rows[name][chosen], signed=name in signed_rows)
                 for name, function in features.items()
             ),
-            count=Scale.fit("number of points", "standard", clouds.counts[part]),
+            count=Scale.fit("number of points", "standard", clouds.counts[chosen]),
             types=types,
             schema=schema,
             combinations=Combinations.fit(encodings, columns),
@@ -357,7 +357,7 @@ class Transform:
         )
 
 
-def _part(clouds: PointClouds) -> npt.NDArray[np.int64] | slice:
+def _chosen(clouds: PointClouds) -> npt.NDArray[np.int64] | slice:
     """The clouds that scales are fitted to."""
     size = _FITTED_POINTS * len(clouds) // max(1, clouds.num_points)
     if size >= len(clouds):

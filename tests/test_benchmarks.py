@@ -686,3 +686,46 @@ def test_labels_are_compared_by_total_variation_and_contradictions(categories: M
     expected = wasserstein(before, after)
     np.testing.assert_allclose(wrong["W1 number of neutral hadrons"][0], expected)
     assert wrong["W1 relative_mass"][0] == 0
+
+
+@pytest.fixture
+def memory(path: None) -> ModuleType:
+    import memory
+
+    return memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_memory_counts_what_is_allocated_and_no_pages_of_files(memory: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(bytes(64_000_000))
+    before = memory.anonymous(os.getpid())
+    pages = np.memmap(file, np.uint8, "r")
+    assert pages.max() == 0
+    assert memory.anonymous(os.getpid()) - before < 16
+    held = np.ones(64_000_000, np.uint8)
+    assert memory.anonymous(os.getpid()) - before == pytest.approx(len(held) / 1e6, abs=16)
+
+
+def test_tiled_jets_are_those_of_the_sample_over_and_over(
+    memory: ModuleType, jets: PointClouds, tmp_path: Path
+) -> None:
+    path = memory.tiled(find("datasets/jets/gluon30_test.hdf5"), len(jets) + 10, tmp_path / "tiled.parquet")
+    tiled = pcdiff.read(path)
+    assert tiled[: len(jets)].equals(jets)
+    assert tiled[len(jets) :].equals(jets[:10])
+
+
+@pytest.mark.slow
+def test_memory_is_measured_for_each_command(
+    memory: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "memory.json"
+    call(monkeypatch, memory, "--quick", "--folder", tmp_path, "--output", output)
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["task"], row["jets"]) for row in rows] == list(
+        itertools.product(("train", "sample", "evaluate"), (1000, 3000))
+    )
+    # A process that has imported torch.
+    assert all(row["megabytes"] > 50 for row in rows)
+    assert len(memory.table(rows)) == 7

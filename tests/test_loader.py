@@ -73,3 +73,33 @@ def test_each_cloud_of_an_epoch_weighs_alike() -> None:
     sizes = np.array([len(index) for index in loader.order(0)])
     assert sizes.max() > 1.5 * sizes.min()
     assert np.mean(sizes / loader.mean_batch) == pytest.approx(1)
+
+
+def sorted_clouds(n: int, smallest: int, largest: int) -> Encoded:
+    """Clouds as a file sorted by their size has them; the condition is the place in the file, from 0 to 1."""
+    counts = np.linspace(smallest, largest, n).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    place = (np.arange(n, dtype=np.float32) + 0.5) / n
+    return Encoded(np.zeros((int(offsets[-1]), 1), np.float32), offsets, place[:, None])
+
+
+def test_batches_of_a_sorted_file_are_random_samples_of_it() -> None:
+    """Clouds of one size in the order of a condition: the mean place of a batch of B scatters as that of B drawn at random, sqrt(1 / 12 B)."""
+    data = sorted_clouds(40_000, 20, 20)
+    order = Loader(data, 2000, seed=1).order(0)
+    scores = np.array([(data.cond[index, 0].mean() - 0.5) * np.sqrt(12 * len(index)) for index in order])
+    # Each squared score has a mean of 1 and a variance of about 2.
+    assert abs(np.mean(scores**2) - 1) < 5 * np.sqrt(2 / len(scores))
+    assert abs(np.mean(scores[1:] * scores[:-1])) < 5 / np.sqrt(len(scores))
+
+
+def test_an_epoch_of_a_file_sorted_by_size_has_all_sizes_at_any_time() -> None:
+    """A batch holds similar sizes, but they follow one another at random: each tenth of the epoch has the file's mean, and neighbours are uncorrelated."""
+    data = sorted_clouds(40_000, 5, 40)
+    order = Loader(data, 2000, seed=1).order(0)
+    places = np.array([data.cond[index, 0].mean() for index in order])
+    spread = places.std()
+    for tenth in np.array_split(places, 10):
+        assert abs(tenth.mean() - places.mean()) < 5 * spread / np.sqrt(len(tenth))
+    correlation = np.mean((places[1:] - places.mean()) * (places[:-1] - places.mean())) / spread**2
+    assert abs(correlation) < 5 / np.sqrt(len(places))

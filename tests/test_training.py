@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import pcdiff
-from pcdiff import checkpoint, denoising, record, stepping, training
+from pcdiff import checkpoint, denoising, mapped, record, stepping, training, training_data
 from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.config import Config, OptimConfig
 from pcdiff.denoising import training_objective
@@ -450,3 +450,46 @@ def test_a_start_must_fit(
     with pytest.raises(ConfigError, match=f"start: .*straight has {named} .*expected that of the config"):
         training.train(config(files, tmp_path / "on", start=str(straight), **changes), progress=False)
     assert not (tmp_path / "on").exists()
+
+
+def test_pieces_on_the_disk_train_as_clouds_in_memory_do(
+    straight: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read, kept and encoded in pieces of a few clouds, and all at once in memory: weights and losses agree bit for bit."""
+    settings = config(files, tmp_path / "pieces")
+    monkeypatch.setattr(training_data, "_CLOUDS", 37)
+    monkeypatch.setattr(mapped, "_POINTS", 100)
+    training.train(settings, progress=False)
+    monkeypatch.setattr(training_data, "read_clouds", lambda _config, names, _folder: pcdiff.read(names))
+    monkeypatch.setattr(training_data, "_encoded", lambda clouds, transform, _folder: transform.encode(clouds))
+    training.train(config(files, tmp_path / "memory"), progress=False)
+    for name in ("pieces", "memory"):
+        assert weights(tmp_path / name) == weights(straight), name
+        assert losses(tmp_path / name) == losses(straight), name
+
+
+def test_a_full_disk_ends_training_in_one_line(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PcdiffError, match=rf"{tmp_path}: not enough disk.*No space left on device") as caught:
+        training.train(config(files, tmp_path / "run"), progress=False)
+    assert not isinstance(caught.value, ConfigError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_multiplicity_model_is_fitted_to_a_part_of_each_type(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 400 jets, half of each type, 60 of each: their rows belong together, and the fractions are those of all."""
+    whole = TrainingData.load(config(files, tmp_path), folder=tmp_path)
+    monkeypatch.setattr(training_data, "_FITTED", 120)
+    some = TrainingData.load(config(files, tmp_path), folder=tmp_path)
+    assert np.bincount(some.type_index).tolist() == [60, 60]
+    assert some.types == whole.types
+    rows = [np.column_stack([data.counts, data.features, data.type_index]) for data in (whole, some)]
+    assert {row.tobytes() for row in rows[1]} < {row.tobytes() for row in rows[0]}
+    assert len({row.tobytes() for row in rows[1]}) == 120

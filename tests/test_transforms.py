@@ -9,6 +9,7 @@ import awkward as ak
 import numpy as np
 import pytest
 
+from pcdiff import encodings, mapped, transforms
 from pcdiff.clouds import PointClouds
 from pcdiff.encodings import Function, Scale
 from pcdiff.errors import DataError
@@ -341,3 +342,56 @@ def test_numbers_that_stand_for_other_names_are_refused() -> None:
         transform.encode(other)
     with pytest.raises(DataError, match="no point feature 'particle_class'"):
         transform.encode(jets())
+
+
+def test_scales_of_many_points_are_those_of_a_random_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means of 3,000 of 18,000 points are within five standard errors of those of all, and not the same."""
+    clouds = jets(3000, seed=6)
+    whole = Transform.fit(clouds, POINTS, CLOUDS)
+    monkeypatch.setattr(transforms, "_FITTED_POINTS", 3000)
+    part = Transform.fit(clouds, POINTS, CLOUDS)
+    assert part.types == whole.types
+    ptrel, every = part.points[2], whole.points[2]
+    assert isinstance(ptrel, Scale)
+    assert isinstance(every, Scale)
+    assert 0 < abs(ptrel.mean - every.mean) < 5 * every.std / np.sqrt(3000)
+    assert ptrel.std == pytest.approx(every.std, rel=5 / np.sqrt(2 * 3000))
+    assert part.count.mean == pytest.approx(whole.count.mean, abs=5 * whole.count.std / np.sqrt(450))
+
+
+def test_categories_are_those_of_all_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One point in thousands has a rare pair of categories: it is known, and shares are exact, however few points are looked at at once."""
+    rng = np.random.default_rng(3)
+    n = 5000
+    columns = {
+        "pt": rng.uniform(1, 2, n),
+        "charge": rng.integers(-1, 2, n).astype(np.float32),
+        "pdg": rng.choice([11, 13, 211], n),
+    }
+    columns["charge"][4321], columns["pdg"][4321] = 7, 999
+    schema = jet_schema(list(columns), [])
+    clouds = PointClouds.from_flat(columns, np.arange(0, n + 1, 5), {}, schema)
+    functions: dict[str, Function] = {"pt": "log", "charge": "categorical", "pdg": "categorical"}
+    whole = Transform.fit(clouds, functions, {}, use_type=False)
+    monkeypatch.setattr(transforms, "_FITTED_POINTS", 100)
+    monkeypatch.setattr(encodings, "_PART", 64)
+    part = Transform.fit(clouds, functions, {}, use_type=False)
+    assert part.points[1:] == whole.points[1:]
+    assert part.combinations == whole.combinations
+    assert part.combinations is not None
+    assert (7, 999) in part.combinations.values
+
+
+def test_derived_cloud_features_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    clouds = jets(200)
+    bare = PointClouds.from_flat(
+        {name: clouds.column(name) for name in POINTS},
+        clouds.offsets,
+        {name: clouds.feature(name) for name in ("pt", "eta")},
+        jet_schema(list(POINTS), ["pt", "eta"], axis="all"),
+    )
+    whole = cloud_columns(bare, ["mass", "phi"])
+    monkeypatch.setattr(mapped, "_POINTS", 30)
+    pieces = cloud_columns(bare, ["mass", "phi"])
+    for name, values in whole.items():
+        np.testing.assert_array_equal(pieces[name], values)

@@ -166,17 +166,17 @@ def evaluate(args: argparse.Namespace) -> None:
     """``pcdiff evaluate``"""
     from pcdiff.cli.progress import stages
     from pcdiff.evaluation import evaluate
-    from pcdiff.io import read
+    from pcdiff.io import iterate
     from pcdiff.resources import find
 
     stems = [Path(sample).stem for sample in args.samples]
     names = stems if len(set(stems)) == len(stems) else args.samples
     samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
-    chosen = given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers")
+    chosen = given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers", "most")
     for name in ("reference", "training"):
         if name in args:
-            chosen[name] = read(find(getattr(args, name)), **_reading(args))
-    truth = read(find(args.truth), **_reading(args))
+            chosen[name] = iterate(find(getattr(args, name)), **_reading(args))
+    truth = iterate(find(args.truth), **_reading(args))
     with stages() as say:
         evaluation = evaluate(truth, samples, **chosen, progress=say)
     _show(evaluation)

@@ -241,6 +241,12 @@ def _add_sampling(names: Any) -> None:
     evaluate.add_argument("--training", metavar="FILE", help="what the generator learned from, to see if it repeats it")
     _add_judging(evaluate)
     evaluate.add_argument("--seed", metavar="SEED", type=int, help="seed of the resampling")
+    evaluate.add_argument(
+        "--most",
+        metavar="N",
+        type=count,
+        help="clouds of each set that are used at most, a random part of more",
+    )
 
     reweight = _command(
         names,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pcdiff import __version__
 from pcdiff.clouds import PointClouds
@@ -15,12 +17,13 @@ from pcdiff.errors import DataError
 from pcdiff.evaluation.marginals import marginal_metrics, wasserstein
 from pcdiff.evaluation.memorisation import repetition_metrics
 from pcdiff.evaluation.metric import Metric, Resamples
-from pcdiff.evaluation.notes import left_out, unit_notes
+from pcdiff.evaluation.notes import left_out, parts_taken, unit_notes
 from pcdiff.evaluation.published import published_metrics
 from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.evaluation.sliced import sliced_wasserstein_metric
-from pcdiff.io import read
+from pcdiff.io import iterate, part
 from pcdiff.physics import Measured, measure
+from pcdiff.seeds import Purpose, stream
 
 __all__ = ["Evaluation", "Metric", "evaluate", "wasserstein"]
 
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from pcdiff.evaluation.classifier import ClassifierTest
     from pcdiff.evaluation.classifiers import Kind
 
-Clouds = PointClouds | str | os.PathLike[str]
+Clouds = PointClouds | Iterator[PointClouds] | str | os.PathLike[str]
+"""Point clouds, pieces of them one after the other, or a file or glob to read in pieces."""
 
 
 def evaluate(
@@ -43,15 +47,17 @@ def evaluate(
     draws: int = 20,
     seed: int = 0,
     workers: int = 1,
+    most: int = 100_000,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Compare generated samples with the truth, observable by observable and as whole clouds.
 
     Observables are derived from whatever columns a set stores, so files of different formats can be compared. One that
-    cannot be derived for one of two sets is left out, with a note. A set with a cloud column ``weight`` counts its clouds by it.
+    cannot be derived for one of two sets is left out, with a note. A set with a cloud column ``weight`` counts its clouds by it. Of a set of
+    more than ``most`` clouds a random part is compared, with a note, so that memory is bounded whatever the size of the files.
 
     Args:
-        truth: point clouds, or a file or glob to read.
+        truth: point clouds, pieces of them, or a file or glob to read.
         samples: one generated sample, or several by name.
         output: folder for the report (``index.html``, ``metrics.json``, ``figures/``, ...), which replaces an older report;
             none is written without it.
@@ -63,6 +69,7 @@ def evaluate(
         draws: number of bootstrap resamples, at least 2.
         seed: same seed, same numbers.
         workers: number of processes for the energy-flow polynomials.
+        most: how many clouds of each set are used at most.
         progress: called with what is being done, in words.
 
     Raises:
@@ -72,6 +79,8 @@ def evaluate(
     """
     if seed < 0:
         raise DataError(f"seed is {seed}; expected a whole number from 0")
+    if most < 1:
+        raise DataError(f"most is {most}; expected at least 1 cloud")
     if output is not None:
         require_replaceable(Path(output))
     named = dict(samples) if isinstance(samples, Mapping) else {_name(samples): samples}
@@ -79,13 +88,21 @@ def evaluate(
         raise DataError("no generated sample given; expected at least one")
     say = progress or (lambda _: None)
     say("measuring the truth")
-    true = _measure(truth, "truth", None, workers)
-    further = None if reference is None else _measure(reference, "reference", true, workers)
-    learned = None if training is None else _read(training, "training", true)
+    # Each set by a stream of its own, so that the same clouds twice are not the same part twice.
+    numbers = iter(range(3 + len(named)))
+
+    def some(clouds: Clouds, name: str, like: Measured | None) -> PointClouds:
+        return _read(clouds, name, like, most, stream(seed, Purpose.PART, next(numbers)))
+
+    true = measure(some(truth, "truth", None), _where(truth, "truth"), workers)
+    further = None
+    if reference is not None:
+        further = measure(some(reference, "reference", true), _where(reference, "reference"), workers)
+    learned = None if training is None else some(training, "training", true)
     measured = {}
     for name, given in named.items():
         say(f"measuring {name}")
-        measured[name] = _measure(given, name, true, workers)
+        measured[name] = measure(some(given, name, true), _where(given, name), workers)
     results, kinds = [], tuple(dict.fromkeys(classifiers))
     for name, sample in measured.items():
         say(f"comparing {name} with the truth")
@@ -99,7 +116,7 @@ def evaluate(
             *(test.metric() for test in tests),
         ]
         involved = {"truth": true, name: sample} | ({} if further is None else {"reference": further})
-        notes = left_out(involved) + unit_notes(true, sample) + refused
+        notes = parts_taken(involved, learned) + left_out(involved) + unit_notes(true, sample) + refused
         results.append(SampleResult(ComparedSet.of(name, sample), tuple(metrics), tests, notes, draws))
     evaluation = Evaluation(
         kind=true.kind,
@@ -156,22 +173,20 @@ def require_replaceable(folder: Path) -> None:
 
 
 def _name(sample: Clouds) -> str:
-    return "generated" if isinstance(sample, PointClouds) else Path(sample).stem
+    return Path(sample).stem if isinstance(sample, (str, os.PathLike)) else "generated"
 
 
-def _read(clouds: Clouds, name: str, truth: Measured | None) -> PointClouds:
-    """Clouds that are given or read; refused when of another kind than the truth."""
-    found = clouds if isinstance(clouds, PointClouds) else read(clouds)
+def _read(clouds: Clouds, name: str, truth: Measured | None, most: int, seed: np.random.SeedSequence) -> PointClouds:
+    """Clouds that are given or read, or a part of them; refused when of another kind than the truth."""
+    where = _where(clouds, name)
+    if isinstance(clouds, PointClouds):
+        found = clouds if len(clouds) <= most else part(iter([clouds]), most, seed)
+    else:
+        found = part(iterate(clouds) if isinstance(clouds, (str, os.PathLike)) else clouds, most, seed)
     if truth is not None and found.schema.kind != truth.kind:
-        raise DataError(
-            f"{_where(clouds, name)}: holds {found.schema.kind}, the truth holds {truth.kind}; they cannot be compared"
-        )
+        raise DataError(f"{where}: holds {found.schema.kind}, the truth holds {truth.kind}; they cannot be compared")
     return found
 
 
-def _measure(clouds: Clouds, name: str, truth: Measured | None, workers: int) -> Measured:
-    return measure(_read(clouds, name, truth), _where(clouds, name), workers)
-
-
 def _where(clouds: Clouds, name: str) -> str:
-    return name if isinstance(clouds, PointClouds) else f"{name} ({os.fspath(clouds)})"
+    return f"{name} ({os.fspath(clouds)})" if isinstance(clouds, (str, os.PathLike)) else name

@@ -6,9 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pcdiff.physics import Measured, observables, titles
+from pcdiff.clouds import PointClouds
+from pcdiff.physics import Measured, noun, observables, titles
 
-__all__ = ["left_out", "unit_notes"]
+__all__ = ["left_out", "parts_taken", "unit_notes"]
+
+
+def parts_taken(sets: Mapping[str, Measured], training: PointClouds | None) -> tuple[str, ...]:
+    """One note for each set of which not all clouds were used."""
+    provenances = {name: measured.provenance for name, measured in sets.items()}
+    if training is not None:
+        provenances["training"] = training.provenance
+    kind = next(iter(sets.values())).kind
+    return tuple(
+        f"{name}: a random part was used, {about['part']['clouds']:,} of {about['part']['of']:,} {noun(kind)}"
+        for name, about in provenances.items()
+        if "part" in about
+    )
 
 
 def left_out(sets: Mapping[str, Measured]) -> tuple[str, ...]:

@@ -108,3 +108,23 @@ def test_refusals_name_the_set(toy_jets, tmp_path):
     with pytest.raises(DataError, match="reference has 10 clouds"):
         evaluate(truth, truth, tmp_path / "report", reference=toy_jets(10, 5))
     assert not (tmp_path / "report").exists()
+
+
+def test_of_more_clouds_than_asked_for_a_random_part_is_compared(toy_jets, tmp_path):
+    """From a file, from pieces and from memory the same part, other ones for truth and sample, and the report says how many."""
+    truth, sample = toy_jets(300, 1), toy_jets(120, 2)
+    path = pcdiff.write(truth, tmp_path / "truth.parquet")
+    found = [evaluate(given, sample, draws=2, most=150) for given in (path, truth.split(40), truth)]
+    assert found[0].truth.clouds == 150
+    assert found[0].samples[0].compared.clouds == 120
+    for evaluation in found:
+        assert "truth: a random part was used, 150 of 300 jets" in evaluation.samples[0].notes
+        assert evaluation.samples[0].metrics == found[0].samples[0].metrics
+    twice = evaluate(truth, truth, draws=2, most=150)
+    assert not twice.measured_truth.clouds.equals(twice.measured_samples["generated"].clouds)
+    assert len(twice.samples[0].notes) == len(found[0].samples[0].notes) + 1
+
+
+def test_no_clouds_at_most_is_refused(toy_jets):
+    with pytest.raises(DataError, match="most is 0; expected at least 1 cloud"):
+        evaluate(toy_jets(5, 1), toy_jets(5, 2), most=0)
