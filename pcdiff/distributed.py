@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from pcdiff.bundle import pick_device
 from pcdiff.errors import PcdiffError, one_line
@@ -99,7 +98,7 @@ class World:
         if missing:
             raise PcdiffError(
                 f"the environment has {(started or ['MASTER_ADDR'])[0]}, which says that this is one of several processes of a training, but not "
-                f"{', '.join(missing)}; start it with torchrun or as docs/how-to/cluster.md says, or unset {(started or ['MASTER_ADDR'])[0]}"
+                f"{', '.join(missing)}; start it with torchrun or as docs/how-to/distributed.md says, or unset {(started or ['MASTER_ADDR'])[0]}"
             )
         numbers = {name: environment[name] for name in names}
         if not all(value.isdecimal() for value in numbers.values()):
@@ -124,6 +123,9 @@ class World:
         """
         world = cls.here()
         if world.size > 1 and not torch.distributed.is_initialized():
+            # Not every build of torch has it.
+            from torch.distributed.rendezvous import rendezvous
+
             # What processes tell each other apart from gradients lies in the memory of the CPU.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "cpu:gloo"
             try:
@@ -157,8 +159,10 @@ class World:
             raise PcdiffError(
                 f"device {name!r} is one for all {self.size} processes; expected cuda, of which each takes its own, or cpu"
             )
-        pick_device("cuda")
         count = torch.cuda.device_count()
+        if not count:
+            # Which says so.
+            return pick_device("cuda")
         # SLURM may show each task its own GPU only.
         index = 0 if self.launcher == "srun" and count == 1 else self.local_rank
         if index >= count:
