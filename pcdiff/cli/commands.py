@@ -28,9 +28,11 @@ def train(args: argparse.Namespace) -> None:
     from pcdiff.distributed import World
     from pcdiff.training import train
 
-    config = load_config(args.config, args.overrides)
+    world = World.joined()
+    with world.together():
+        config = load_config(args.config, args.overrides)
     run = train(config, **given(args, "resume"))
-    if World.here().main:
+    if world.main:
         say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
@@ -40,8 +42,11 @@ def distill(args: argparse.Namespace) -> None:
     from pcdiff.distill import distill
     from pcdiff.distributed import World
 
-    run = distill(load_as(DistillConfig, args.config, args.overrides), **given(args, "resume"))
-    if World.here().main:
+    world = World.joined()
+    with world.together():
+        config = load_as(DistillConfig, args.config, args.overrides)
+    run = distill(config, **given(args, "resume"))
+    if world.main:
         say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
