@@ -15,7 +15,7 @@ import torch
 from references import AttentionReference
 from torch import Tensor, nn
 
-from pcdiff import training
+from pcdiff import stepping
 from pcdiff.bundle import NetConfig, Settings, build_denoiser
 from pcdiff.checkpoint import Counters
 from pcdiff.clouds import PointClouds
@@ -27,7 +27,9 @@ from pcdiff.config import (
     SamplingConfig,
     TransformerConfig,
 )
+from pcdiff.denoising import training_objective
 from pcdiff.diffusion import GRIDS, Denoiser, build_schedule, ddim
+from pcdiff.distributed import ALONE
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, Loader, batch_of
 from pcdiff.multiplicity import build_multiplicity
@@ -126,7 +128,7 @@ class Contender(ABC):
         self.name = name
         self.model = model
         self.config = config
-        self.losses = training._training_losses(transform, config)
+        self.objective = training_objective(config, transform)
         self.batches = batches
         self.mean_batch = mean_batch
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
@@ -145,14 +147,16 @@ class Contender(ABC):
         for make in self.batches:
             batch = make()
             clouds += len(batch)
-            training._step(
+            stepping.step(
                 self.model,
                 self.ema,
                 self.optimiser,
                 batch,
                 self.mean_batch,
-                self.losses,
+                self.objective,
                 self.config,
+                ALONE,
+                [],
                 self.counters,
             )
         return (clock() - start) / clouds

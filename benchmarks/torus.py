@@ -27,6 +27,7 @@ from torus_processes import PROCESSES, Process
 from pcdiff.bundle import Settings, load_denoiser, read_tensors
 from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
+from pcdiff.denoising import Objective
 from pcdiff.diffusion import Denoiser
 from pcdiff.errors import PcdiffError
 from pcdiff.files import read_json, write_json
@@ -82,12 +83,12 @@ def trained(name: str, config: Config, data: TrainingData) -> tuple[Process, Den
     def validate(ema: Denoiser) -> float:
         rng = torch.Generator().manual_seed(word(config.seed, Purpose.VALIDATION))
         with torch.no_grad():
-            losses = [process.losses(ema, batch, rng) for batch in loaders[1].epoch(0)]
+            losses = [process.losses(ema, process.draw(ema, batch, rng)) for batch in loaders[1].epoch(0)]
         return float(torch.cat(losses).mean())
 
     task = Task(
         loaders[0],
-        losses=process.losses,
+        objective=Objective(process.draw, process.losses),
         validate=validate,
         generator=lambda ema, about: Generator(ema, multiplicity, data.transform, settings, data.types, about),
         truth=lambda: data.validation_clouds,
@@ -95,7 +96,7 @@ def trained(name: str, config: Config, data: TrainingData) -> tuple[Process, Den
     )
     with locked(run):
         describe_run(run, config, data.fingerprint, resume=True)
-        fit(run, config, model, task, torch.device("cpu"), progress=False)
+        fit(run, config, model, task, progress=False)
     folder = run / "generator"
     load_denoiser(model, read_tensors(folder, "denoiser.safetensors", read_json(folder / DESCRIPTION)["files"]))
     return process, model.eval()

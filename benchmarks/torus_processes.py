@@ -28,7 +28,7 @@ from pcdiff.diffusion.heads import placed
 from pcdiff.diffusion.losses import per_cloud
 from pcdiff.diffusion.schedule import build_schedule
 from pcdiff.errors import DataError
-from pcdiff.loader import CloudBatch
+from pcdiff.loader import CloudBatch, Drawn
 from pcdiff.nets import build_net
 from pcdiff.torus import AXES, Torus
 from pcdiff.transforms import Transform
@@ -59,7 +59,11 @@ class Process(ABC):
         return build_denoiser(self.settings, self.transform)
 
     @abstractmethod
-    def losses(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
+    def draw(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:
+        """Times and noise for a batch."""
+
+    @abstractmethod
+    def losses(self, model: Denoiser, drawn: Drawn) -> Tensor:
         """The loss of each cloud, shape (B,)."""
 
     @abstractmethod
@@ -81,8 +85,11 @@ class Process(ABC):
 class Wrapped(Process):
     """See the head of this module."""
 
-    def losses(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
-        return _diffusion_losses(model, batch, rng)
+    def draw(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:
+        return _diffusion_draw(model, batch, rng)
+
+    def losses(self, model: Denoiser, drawn: Drawn) -> Tensor:
+        return _diffusion_losses(model, drawn)
 
     def sample(self, model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.Generator) -> Tensor:
         x = _diffused(model, batch, evaluations, rng)
@@ -132,10 +139,13 @@ class Flow(Process):
         found: Tensor = model.net(shown, log_snr, batch.mask, batch.cond)
         return found
 
-    def losses(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
+    def draw(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:  # noqa: ARG002
         u = (torch.rand(1, generator=rng) + torch.arange(len(batch)) / len(batch)) % 1
-        s = self.time(u).clamp(1e-5, 1 - 1e-5)
-        x, target = self.between(batch, self.start(batch, rng), s)
+        return Drawn(batch, {"s": self.time(u).clamp(1e-5, 1 - 1e-5), "start": self.start(batch, rng)})
+
+    def losses(self, model: Denoiser, drawn: Drawn) -> Tensor:
+        batch, s = drawn.batch, drawn.numbers["s"]
+        x, target = self.between(batch, drawn.numbers["start"], s)
         return per_cloud((self.velocity(model, x, s, batch) - target).square(), batch.mask)
 
     def sample(self, model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.Generator) -> Tensor:
@@ -219,8 +229,11 @@ class Plain(Process):
             x[..., list(vector)] = value.gather(2, order[:, None, :].expand_as(value))
         return replace(batch, x=x)
 
-    def losses(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
-        return _diffusion_losses(model, self.turned(batch, rng), rng)
+    def draw(self, model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:
+        return _diffusion_draw(model, self.turned(batch, rng), rng)
+
+    def losses(self, model: Denoiser, drawn: Drawn) -> Tensor:
+        return _diffusion_losses(model, drawn)
 
     def sample(self, model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.Generator) -> Tensor:
         x = _diffused(model, batch, evaluations, rng)
@@ -239,11 +252,17 @@ def _spread(torus: Torus) -> float:
     return torus.period / math.sqrt(12)
 
 
-def _diffusion_losses(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Tensor:
-    """The variational bound at times even in log-SNR, as configs/halos.yaml has it."""
+def _diffusion_draw(model: Denoiser, batch: CloudBatch, rng: torch.Generator) -> Drawn:
+    """Times even in log-SNR, as configs/halos.yaml has them, and noise."""
     t, factor = draw_times(model.schedule, len(batch), "log-snr", rng, weight="output")
-    noise = torch.randn(batch.x.shape, generator=rng)
-    return factor * denoising_loss(model, batch.x, batch.mask, batch.cond, t=t, noise=noise, weight="output")
+    return Drawn(batch, {"t": t, "factor": factor, "noise": torch.randn(batch.x.shape, generator=rng)})
+
+
+def _diffusion_losses(model: Denoiser, drawn: Drawn) -> Tensor:
+    """As configs/halos.yaml has it."""
+    batch, numbers = drawn.batch, drawn.numbers
+    clouds, t, noise = (model, batch.x, batch.mask, batch.cond), numbers["t"], numbers["noise"]
+    return numbers["factor"] * denoising_loss(*clouds, t=t, noise=noise, weight="output")
 
 
 def _diffused(model: Denoiser, batch: CloudBatch, evaluations: int, rng: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ Nothing random is stored: what a step draws depends only on (seed, step), and th
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +23,7 @@ from pcdiff.errors import DataError, ModelError, one_line
 from pcdiff.files import atomic_folder, read_json, sha256, write_json
 from pcdiff.optimisers import Optimiser
 
-__all__ = ["Counters", "load_newest", "save"]
+__all__ = ["Counters", "checksum", "load_newest", "restore", "save", "tensors_of"]
 
 FORMAT_VERSION = 1
 
@@ -52,14 +53,10 @@ class Counters:
 
 def save(run: Path, counters: Counters, model: nn.Module, ema: nn.Module, optimiser: Optimiser, *, keep: int) -> Path:
     """Write a checkpoint and remove all but the newest ``keep``."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
-    tensors |= {f"optimiser.{name}": value for name, value in optimiser.moments().items()}
     folder = run / "checkpoints" / f"step_{counters.step:08d}"
     with atomic_folder(folder) as temporary:
         file = temporary / "state.safetensors"
-        # Clones: tensors that share memory, as tied weights do, are refused by the format.
-        safetensors.torch.save_file({name: value.detach().cpu().clone() for name, value in tensors.items()}, file)
+        safetensors.torch.save_file(tensors_of(model, ema, optimiser), file)
         write_json(
             temporary / "state.json",
             {"format_version": FORMAT_VERSION, "counters": asdict(counters), "sha256": sha256(file)},
@@ -86,9 +83,17 @@ def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: Optimise
         except DataError as error:
             _log.warning("%s; using the checkpoint before it", error)
             continue
-        _restore(folder, tensors, model, ema, optimiser)
+        restore(str(folder), tensors, model, ema, optimiser)
         return counters
     return None
+
+
+def checksum(model: nn.Module) -> str:
+    """SHA-256 of the weights."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _folders(run: Path) -> list[Path]:
@@ -121,7 +126,27 @@ def _counters(stored: dict[str, Any]) -> Counters:
     return found
 
 
-def _restore(folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: Optimiser) -> None:
+def tensors_of(model: nn.Module, ema: nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name, copies on the CPU."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
+    tensors |= {f"optimiser.{name}": value for name, value in optimiser.moments().items()}
+    # Clones: tensors that share memory, as tied weights do, are refused by the format.
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+
+def restore(where: str, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: Optimiser) -> None:
+    """Take what :func:`tensors_of` gave.
+
+    Args:
+        where: they come from, which the error names.
+        tensors: of the same net.
+        model, ema, optimiser: that take them.
+
+    Raises:
+        ModelError: they are of another net.
+    """
+
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -129,5 +154,5 @@ def _restore(folder: Path, tensors: dict[str, Tensor], model: nn.Module, ema: nn
         model.load_state_dict(part("model."))
         ema.load_state_dict(part("ema."))
     except RuntimeError as error:
-        raise ModelError(f"{folder}: is of another net than the config's: {one_line(error)[:200]}") from error
+        raise ModelError(f"{where}: is of another net than the config's: {one_line(error)[:200]}") from error
     optimiser.load_moments(part("optimiser."))

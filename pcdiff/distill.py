@@ -25,23 +25,24 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from pcdiff.bundle import Settings, build_denoiser, load_denoiser, pick_device, weights_of
+from pcdiff.bundle import Settings, build_denoiser, load_denoiser, weights_of
 from pcdiff.clouds import PointClouds
 from pcdiff.config import DistillConfig, SamplingConfig, load_as
+from pcdiff.denoising import Objective
 from pcdiff.diffusion import Denoiser
 from pcdiff.diffusion.losses import passing
+from pcdiff.distributed import World
 from pcdiff.errors import ConfigError, DataError
 from pcdiff.generator import Generator
 from pcdiff.io import read
-from pcdiff.loader import CloudBatch, Loader, batch_of
+from pcdiff.loader import Drawn, Loader, batch_of
 from pcdiff.matching import Matching
 from pcdiff.multiplicity import Multiplicity
 from pcdiff.pairs import kept_times, make_pairs, read_pairs, states_of
 from pcdiff.resources import find
-from pcdiff.run import describe_run, locked
 from pcdiff.seeds import Purpose, word
 from pcdiff.starting import fit_multiplicity, functions_of, load_start
-from pcdiff.training import Task, fit
+from pcdiff.training import Task, begun, fit
 from pcdiff.transforms import Encoded
 
 __all__ = ["distill"]
@@ -66,40 +67,55 @@ def distill(config: DistillConfig | str | Path, *, resume: bool = False, progres
             finite.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written first. A second Ctrl-C does not wait for it.
     """
-    if not isinstance(config, DistillConfig):
-        config = load_as(DistillConfig, config)
-    run = Path(config.output or f"runs/{config.name}")
-    device = pick_device(config.device)
-    teacher = Generator.load(config.teacher)
-    try:
-        chosen = teacher.choose(**config.sampling.model_dump())
-        kept = kept_times(chosen, config.steps)
-    except DataError as error:
-        raise ConfigError(f"{config.name}: sampling of the teacher: {error}") from error
-    settings = _settings(config, teacher.settings)
-    functions = functions_of(teacher.transform.points), functions_of(teacher.transform.clouds)
-    start = None if config.start is None else load_start(config.start, config.name, settings, *functions)
-    fingerprint = {"teacher": _fingerprint(teacher, chosen)}
-    if start is not None:
-        fingerprint["start"] = start.provenance["files"]["denoiser.safetensors"]
-    truth = None
-    if config.truth is not None:
-        clouds = read([find(name) for name in config.truth])
+    world = World.joined()
+    with world.together():
+        if not isinstance(config, DistillConfig):
+            config = load_as(DistillConfig, config)
+        run = Path(config.output or f"runs/{config.name}")
+        _refuse_pieces(config, world)
+        device = world.device(config.device)
+        teacher = Generator.load(config.teacher)
         try:
-            truth = teacher.transform.encode(clouds)
+            chosen = teacher.choose(**config.sampling.model_dump())
+            kept = kept_times(chosen, config.steps)
         except DataError as error:
-            raise ConfigError(f"{config.name}: truth does not fit the teacher: {error}") from error
-        fingerprint["truth"] = clouds.fingerprint()
-    with locked(run):
-        describe_run(run, config, fingerprint, resume=resume)
-        given = _Given(config, teacher, chosen, kept, settings, device)
+            raise ConfigError(f"{config.name}: sampling of the teacher: {error}") from error
+        settings = _settings(config, teacher.settings)
+        functions = functions_of(teacher.transform.points), functions_of(teacher.transform.clouds)
+        start = None if config.start is None else load_start(config.start, config.name, settings, *functions)
+        fingerprint = {"teacher": _fingerprint(teacher, chosen)}
+        if start is not None:
+            fingerprint["start"] = start.provenance["files"]["denoiser.safetensors"]
+        truth = None
+        if config.truth is not None:
+            clouds = read([find(name) for name in config.truth])
+            try:
+                truth = teacher.transform.encode(clouds)
+            except DataError as error:
+                raise ConfigError(f"{config.name}: truth does not fit the teacher: {error}") from error
+            fingerprint["truth"] = clouds.fingerprint()
+    with begun(run, config, fingerprint, world, resume=resume):
+        given = _Given(config, teacher, chosen, kept, settings, device, world)
         train, validation = _pairs(run, given, shown=progress)
-        multiplicity = _multiplicity(run, given, start, shown=progress)
+        multiplicity = None
+        with world.together():
+            if world.main:
+                multiplicity = _multiplicity(run, given, start, shown=progress)
         model = _student(given, start).to(device)
         origin = {"teacher": teacher.origin} | ({} if start is None else {"start": start.origin})
         task = _task(given, multiplicity, train, validation, truth, origin)
-        fit(run, config, model, task, device, progress=progress)
+        fit(run, config, model, task, world, progress=progress)
     return run
+
+
+def _refuse_pieces(config: DistillConfig, world: World) -> None:
+    """Refuse what needs all clouds of a batch at once where a batch is cut into pieces."""
+    for key, pieces in (("the number of processes", world.size), ("training.accumulate", config.training.accumulate)):
+        if config.matching and pieces > 1:
+            raise ConfigError(
+                f"{config.name}: matching = {config.matching} compares the clouds of a batch with each other, and {key} is {pieces}; "
+                "expected 1 with matching above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,7 @@ class _Given:
         kept: the times of its grid that the student knows.
         settings: the student's.
         device: where both run.
+        world: the processes that take part.
     """
 
     config: DistillConfig
@@ -121,16 +138,22 @@ class _Given:
     kept: tuple[int, ...]
     settings: Settings
     device: torch.device
+    world: World
 
 
 def _pairs(run: Path, given: _Given, *, shown: bool) -> tuple[Encoded, Encoded]:
     """The trajectories to learn from and those to validate with, made where the run does not have them."""
-    folder, config = run / "pairs", given.config
-    for left in folder.glob(".*.tmp.*"):
-        left.unlink()
+    folder, config, world = run / "pairs", given.config, given.world
+    if world.main:
+        for left in folder.glob(".*.tmp.*"):
+            left.unlink()
+    world.wait()
     columns = (TextColumn("trajectories"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"))
     sizes = {"train": config.pairs.train, "validation": config.pairs.validation}
-    with Progress(*columns, TimeRemainingColumn(), expand=True, disable=not shown) as bar:
+    with (
+        world.together(),
+        Progress(*columns, TimeRemainingColumn(), expand=True, disable=not (shown and world.main)) as bar,
+    ):
         task = bar.add_task("", total=sum(sizes.values()))
         for i, (name, n) in enumerate(sizes.items()):
             make_pairs(
@@ -142,7 +165,8 @@ def _pairs(run: Path, given: _Given, *, shown: bool) -> tuple[Encoded, Encoded]:
                 chosen=given.chosen,
                 kept=given.kept,
                 device=given.device,
-                progress=lambda clouds: bar.advance(task, clouds),
+                part=(world.rank, world.size),
+                progress=lambda clouds: bar.advance(task, world.size * clouds),
             )
     train, validation = (read_pairs(folder, name, n) for name, n in sizes.items())
     return train, validation
@@ -183,7 +207,7 @@ def _multiplicity(run: Path, given: _Given, start: Generator | None, *, shown: b
 
 def _task(
     given: _Given,
-    multiplicity: Multiplicity,
+    multiplicity: Multiplicity | None,
     train: Encoded,
     validation: Encoded,
     truth: Encoded | None,
@@ -204,7 +228,8 @@ def _task(
         )
         mended = true, same
 
-    def losses(model: Denoiser, batch: CloudBatch, _: torch.Generator | None = None) -> Tensor:
+    def losses(model: Denoiser, drawn: Drawn) -> Tensor:
+        batch = drawn.batch
         states = states_of(batch.x, width)
         found, end = passing(model, states, grid, batch.mask, batch.cond)
         if apart is not None and len(batch) > 1:
@@ -216,9 +241,12 @@ def _task(
 
     @torch.no_grad()
     def validate(ema: Denoiser) -> float:
-        return sum(losses(ema, batch.to(device)).sum().item() for batch in held.epoch(0)) / len(validation)
+        own = held.epoch(0, given.world.rank, given.world.size)
+        (total,) = given.world.total([sum(losses(ema, Drawn(batch.to(device))).sum().item() for batch in own)])
+        return total / len(validation)
 
     def generator(ema: Denoiser, about: Mapping[str, Any]) -> Generator:
+        assert multiplicity is not None
         grids = {config.steps: grid.tolist()}
         return Generator(ema, multiplicity, teacher.transform, settings, teacher.types, {**about, **origin}, grids)
 
@@ -226,7 +254,9 @@ def _task(
         own, n = word(config.seed, Purpose.PAIRS, 2), config.training.compare
         return teacher.sample(n, seed=own, device=config.device, **given.chosen.model_dump())
 
-    return Task(loader, losses, validate, generator, taught, "distill")
+    # The trajectories are all there is to learn from: a step draws nothing.
+    objective = Objective(lambda _, batch, __: Drawn(batch), losses)
+    return Task(loader, objective, validate, generator, taught, "distill")
 
 
 def _matching(teacher: Generator, clouds: Encoded, width: int) -> Matching:

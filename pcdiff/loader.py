@@ -6,8 +6,8 @@ batches, sorted by size within a chunk, cut into batches under the budget, and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from pcdiff.errors import DataError
 from pcdiff.seeds import Purpose, stream
 from pcdiff.transforms import Encoded
 
-__all__ = ["CloudBatch", "Loader", "batch_of"]
+__all__ = ["CloudBatch", "Drawn", "Loader", "batch_of"]
 
 # Batches that a chunk holds: enough for batches of even size, few enough that an epoch stays well mixed.
 _BATCHES_IN_CHUNK = 32
@@ -41,9 +41,37 @@ class CloudBatch:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __getitem__(self, rows: slice) -> CloudBatch:
+        """Some of the clouds."""
+        return CloudBatch(self.x[rows], self.mask[rows], self.cond[rows])
+
     def to(self, device: torch.device) -> CloudBatch:
         """The same batch on a device."""
         return CloudBatch(self.x.to(device), self.mask.to(device), self.cond.to(device))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch, and what was drawn for its clouds. What is drawn for a cloud depends on the batch that it is in, its loss does not.
+
+    Attributes:
+        batch: the clouds.
+        numbers: by name, of each cloud: shape (B, ...).
+    """
+
+    batch: CloudBatch
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, rows: slice) -> Drawn:
+        """Some of the clouds, with what was drawn for them."""
+        return Drawn(self.batch[rows], {name: value[rows] for name, value in self.numbers.items()})
+
+    def to(self, device: torch.device) -> Drawn:
+        """The same on a device."""
+        return Drawn(self.batch.to(device), {name: value.to(device) for name, value in self.numbers.items()})
 
 
 def batch_of(encoded: Encoded, index: npt.NDArray[np.int64]) -> CloudBatch:
@@ -97,9 +125,9 @@ class Loader:
             batches += _cut(part, counts[part], self.points_per_batch)
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[CloudBatch]:
-        """The batches of an epoch, from the one numbered ``start`` on."""
-        for index in self.order(epoch)[start:]:
+    def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[CloudBatch]:
+        """The batches of an epoch, from the one numbered ``start`` on, or each so many."""
+        for index in self.order(epoch)[start::step]:
             yield batch_of(self.encoded, index)
 
 

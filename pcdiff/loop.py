@@ -11,23 +11,30 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["StepBar", "stop_requests"]
+__all__ = ["STOPPING", "StepBar", "stop_requests"]
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what batch systems send before they take a node back, and a closed terminal."""
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[BaseException]]:
-    """A list that Ctrl-C, a closed terminal and SIGTERM (sent by batch systems before they take a node back) put their exception into."""
-    requests: list[BaseException] = []
+def stop_requests(*, patient: bool = False) -> Iterator[list[int]]:
+    """A list that the signals of :data:`STOPPING` put their number into.
+
+    Args:
+        patient: a second signal does nothing, where it would end the loop at once. Launchers pass on what the processes got besides by themselves.
+    """
+    requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
 
     def request(number: int, frame: object) -> None:  # noqa: ARG001
-        if requests:
-            raise requests[0]
-        requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+        if requests and not patient:
+            raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
+        requests.append(number)
 
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    old = {number: signal.signal(number, request) for number in STOPPING}
     try:
         yield requests
     finally:

@@ -73,6 +73,7 @@ def make_pairs(
     chosen: SamplingConfig,
     kept: tuple[int, ...],
     device: torch.device,
+    part: tuple[int, int] = (0, 1),
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Solve the ODE of a generator for clouds of its own multiplicity model, and store where the trajectories passed.
@@ -86,6 +87,7 @@ def make_pairs(
         chosen: the sampler, as :meth:`pcdiff.Generator.choose` gives it.
         kept: which states are stored, by their position in the sampler's grid; the last is the end.
         device: to solve on.
+        part: (k, m): make the files k, k + m, k + 2 m, ..., so that m processes make them all.
         progress: called now and then with the number of clouds that were added.
 
     Raises:
@@ -94,7 +96,7 @@ def make_pairs(
     """
     solver = Solver(generator.denoiser.to(device), chosen, generator.grid(chosen), seed, device)
     with workers(solver.threads) as pool:
-        for start in range(0, n, _SHARD):
+        for start in range(part[0] * _SHARD, n, part[1] * _SHARD):
             size, file = min(_SHARD, n - start), _file(folder, name, start)
             if not file.exists():
                 tensors = _solved(generator, start, size, solver, kept, pool, progress)

@@ -6,6 +6,7 @@ RUN/metrics.jsonl    one line of metrics at a time
 RUN/checkpoints/     the newest few, see :mod:`pcdiff.checkpoint`
 RUN/generator/       what :meth:`pcdiff.Generator.load` reads, renewed with each checkpoint
 RUN/figures/         the loss curve
+RUN/job              which torchrun began or resumed it last, where one did
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from pcdiff.errors import PcdiffError
 from pcdiff.files import atomic_file, write_json
 from pcdiff.records import read_metrics, read_run
 
-__all__ = ["Metrics", "describe_run", "locked"]
+__all__ = ["Metrics", "begun_by", "describe_run", "locked", "note_job"]
 
 # Config keys that may change when a run is resumed, for they do not change what is learned.
-_FREE = ("device", "output", "tracking.")
+_FREE = ("device", "output", "tracking.", "training.accumulate")
 
 
 def describe_run(run: Path, config: RunConfig, fingerprint: Mapping[str, str], *, resume: bool) -> None:
@@ -84,6 +85,18 @@ def locked(run: Path) -> Iterator[None]:
         for left in (*run.glob(".*.tmp"), *run.glob("checkpoints/.*.tmp")):
             shutil.rmtree(left)
         yield
+
+
+def note_job(run: Path, job: str) -> None:
+    """Keep which launcher has begun or resumed the run."""
+    with atomic_file(run / "job") as temporary:
+        temporary.write_text(job, encoding="utf-8")
+
+
+def begun_by(run: Path) -> str | None:
+    """The launcher that has begun or resumed the run last; None where there was none."""
+    file = run / "job"
+    return file.read_text(encoding="utf-8") if file.exists() else None
 
 
 def _made(file: Path) -> Path:

@@ -433,16 +433,16 @@ def test_killed_while_making_trajectories_and_resumed(
 )
 def test_interrupted_and_resumed_equals_undisturbed(net: Any, teacher: Path, straight: Path, tmp_path: Path) -> None:
     whole = straight if net is None else distill(config(teacher, tmp_path / "whole", net=net), progress=False)
-    step, run = training._step, tmp_path / "run"
+    step, run = training.step, tmp_path / "run"
 
-    def interrupted(*arguments: Any) -> float:
-        norm = step(*arguments)
+    def interrupted(*arguments: Any) -> tuple[float, list[int]]:
+        found = step(*arguments)
         if arguments[-1].step == 17:
             os.kill(os.getpid(), signal.SIGINT)
-        return norm
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
+        patch.setattr(training, "step", interrupted)
         with pytest.raises(KeyboardInterrupt, match="saved at step 17; continue with: pcdiff distill --resume"):
             distill(config(teacher, run, net=net), progress=False)
     distill(config(teacher, run, net=net), resume=True, progress=False)

@@ -114,7 +114,7 @@ def test_each_command_parses() -> None:
     for page in PAGES:
         for block in blocks(page.read_text(encoding="utf-8"), "(?:bash|sh)"):
             for line in block.replace("\\\n", " ").splitlines():
-                command = re.match(r"(?:\w+=\S+ )*(?:srun )?pcdiff ([^#|&>;]+)", line.strip())
+                command = re.match(r"(?:\w+=\S+ )*(?:srun )?(?:(?:torchrun .*)?-m )?pcdiff ([^#|&>;]+)", line.strip())
                 if command:
                     words = [word[0] or word[1] for word in re.findall(r"'([^']*)'|([^\s']+)", command[1])]
                     # What the shell fills in is a number in all of them.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pcdiff
-from pcdiff import training
+from pcdiff import stepping, training
 from pcdiff.config import Config
 from pcdiff.diffusion import LearnedSchedule
 from pcdiff.errors import ConfigError, DataError
@@ -77,16 +77,16 @@ def test_each_method_trains_and_resumes_bit_for_bit(name: str, files: tuple[Path
     made = Generator.load(whole).sample(20, seed=1).validate()
     assert len(made) == 20
 
-    def interrupted(*arguments: Any) -> float:
-        norm = step(*arguments)
+    def interrupted(*arguments: Any) -> tuple[float, list[int]]:
+        found = step(*arguments)
         if arguments[-1].step == 17:
             raise KeyboardInterrupt
-        return norm
+        return found
 
-    step, keep = training._step, variant(files, tmp_path / "parts", name, 40)
+    step, keep = training.step, variant(files, tmp_path / "parts", name, 40)
     part = keep.model_copy(update={"training": keep.training.model_copy(update={"checkpoint_every": 1})})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
+        patch.setattr(training, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             training.train(part, progress=False)
     assert weights(training.train(part, resume=True, progress=False)) == weights(whole)
@@ -126,7 +126,7 @@ def test_learning_the_schedule_lowers_the_variance_of_the_bound_and_not_its_mean
     for _ in range(200):
         loss = losses()
         optimiser.zero_grad()
-        training._backward(denoiser, loss.mean(), loss)
+        stepping.backward(denoiser, loss, len(loss), 1.0)
         optimiser.step()
     after = [losses().detach() for _ in range(10)]
     means, stds = ([float(getattr(torch.cat(v), what)()) for v in (before, after)] for what in ("mean", "std"))

@@ -18,12 +18,15 @@ import pytest
 import torch
 
 import pcdiff
-from pcdiff import checkpoint, mapped, training, training_data
+from pcdiff import checkpoint, denoising, mapped, recording, stepping, training, training_data
 from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.config import Config, OptimConfig
+from pcdiff.denoising import training_objective
+from pcdiff.diffusion import Schedule
+from pcdiff.distributed import ALONE
 from pcdiff.errors import ConfigError, PcdiffError
 from pcdiff.generator import Generator
-from pcdiff.loader import CloudBatch, Loader
+from pcdiff.loader import CloudBatch, Drawn, Loader
 from pcdiff.optimisers import Optimiser, build_optimiser
 from pcdiff.run import locked
 from pcdiff.seeds import Purpose, word
@@ -122,15 +125,15 @@ def test_ctrl_c_saves_and_resumes(
 ) -> None:
     run = tmp_path / "interrupted"
     settings = config(files, run)
-    step = training._step
+    step = training.step
 
-    def interrupted(*arguments: object) -> float:
-        norm = step(*arguments)
+    def interrupted(*arguments: Any) -> tuple[float, list[int]]:
+        found = step(*arguments)
         if arguments[-1].step == 25:
             os.kill(os.getpid(), signal.SIGINT)
-        return norm
+        return found
 
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(training, "step", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="saved at step 25; continue with: pcdiff train --resume"):
         training.train(settings, progress=False)
@@ -158,13 +161,15 @@ def test_a_damaged_checkpoint_is_passed_over(
 def test_a_bad_step_is_skipped_and_counted(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = training._losses
+    drawn = denoising.draw
 
-    def poisoned(model: object, batch: object, settings: Config, rng: torch.Generator) -> torch.Tensor:
-        poison = rng.initial_seed() == training._rng(3, Purpose.STEP, 11).initial_seed()
-        return loss(model, batch, settings, rng) * (math.nan if poison else 1.0)
+    def poisoned(schedule: Schedule, batch: CloudBatch, settings: Config, rng: torch.Generator) -> Drawn:
+        poison = rng.initial_seed() == stepping.stream_of(3, Purpose.STEP, 11).initial_seed()
+        found = drawn(schedule, batch, settings, rng)
+        factor = found.numbers["factor"] * (math.nan if poison else 1.0)
+        return Drawn(found.batch, {**found.numbers, "factor": factor})
 
-    monkeypatch.setattr(training, "_losses", poisoned)
+    monkeypatch.setattr(denoising, "draw", poisoned)
     run = training.train(config(files, tmp_path / "run"), progress=False)
     lines = [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["skipped"] == 1
@@ -175,14 +180,14 @@ def test_a_bad_step_is_skipped_and_counted(
 def test_persistent_bad_steps_stop_the_run_with_the_last_good_checkpoint(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = training._losses
+    loss = denoising.losses
     calls = []
 
     def poisoned(*arguments: object) -> torch.Tensor:
         calls.append(1)
         return loss(*arguments) * (math.nan if len(calls) > 15 else 1.0)
 
-    monkeypatch.setattr(training, "_losses", poisoned)
+    monkeypatch.setattr(denoising, "losses", poisoned)
     run = tmp_path / "run"
     with pytest.raises(PcdiffError, match="not finite 20 times in a row"):
         training.train(config(files, run, training={**config(files, run).training.model_dump(), "validate_every": 99}))
@@ -213,7 +218,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(files: tuple[Path, Path], tm
 
 def test_learning_rate_warms_up_and_falls_to_zero(files: tuple[Path, Path], tmp_path: Path) -> None:
     settings = config(files, tmp_path, optim={"warmup": 10})
-    factors = [training._lr_factor(step, settings) for step in range(1, 61)]
+    factors = [stepping.lr_factor(step, settings) for step in range(1, 61)]
     assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert np.all(np.diff(factors[10:]) < 0)
     assert factors[-1] == pytest.approx(0, abs=1e-12)
@@ -258,7 +263,7 @@ def test_training_never_waits_for_the_tracking_server(
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", watched)
-    monkeypatch.setattr(training, "_LAST_TRANSFER", 1.0)
+    monkeypatch.setattr(recording, "_LAST_TRANSFER", 1.0)
     run = tmp_path / "run"
     tracking = {"uri": f"http://127.0.0.1:{port}", "interval": 0.05}
     training.train(config(files, run, tracking=tracking), progress=False)
@@ -288,10 +293,10 @@ def batch_and_model(files: tuple[Path, Path], tmp_path: Path) -> tuple[Config, T
 def test_moving_average_follows_its_recurrence(files: tuple[Path, Path], tmp_path: Path) -> None:
     """ema <- d ema + (1 - d) weights with d = min(decay, (1 + k) / (10 + k)) after step k."""
     settings, data, model, ema, optimiser, loader = batch_and_model(files, tmp_path)
-    counters, losses = checkpoint.Counters(), training._training_losses(data.transform, settings)
+    counters, objective = checkpoint.Counters(), training_objective(settings, data.transform)
     expected = [parameter.detach().clone() for parameter in ema.parameters()]
     for k, batch in zip(range(1, 4), loader.epoch(0), strict=False):
-        training._step(model, ema, optimiser, batch, loader.mean_batch, losses, settings, counters)
+        training.step(model, ema, optimiser, batch, loader.mean_batch, objective, settings, ALONE, [], counters)
         decay = (1 + k) / (10 + k)
         expected = [
             decay * old + (1 - decay) * new.detach() for old, new in zip(expected, model.parameters(), strict=True)
@@ -302,13 +307,13 @@ def test_moving_average_follows_its_recurrence(files: tuple[Path, Path], tmp_pat
 
 def test_gradient_is_clipped_and_scaled_by_the_mean_batch(files: tuple[Path, Path], tmp_path: Path) -> None:
     settings, data, model, ema, optimiser, loader = batch_and_model(files, tmp_path)
-    batch, losses = next(loader.epoch(0)), training._training_losses(data.transform, settings)
+    batch, objective = next(loader.epoch(0)), training_objective(settings, data.transform)
     norms = {}
     for scale in (loader.mean_batch, 2 * loader.mean_batch):
         counters = checkpoint.Counters()
         fresh = copy.deepcopy(model)
         optimiser = Optimiser([(torch.optim.SGD(fresh.parameters(), lr=0.0), 0.0)])
-        norms[scale] = training._step(fresh, ema, optimiser, batch, scale, losses, settings, counters)
+        norms[scale], _ = training.step(fresh, ema, optimiser, batch, scale, objective, settings, ALONE, [], counters)
         total = torch.stack([p.grad.norm() for p in fresh.parameters() if p.grad is not None]).norm()
         assert float(total) <= settings.optim.clip * (1 + 1e-5)
     first, second = norms.values()
@@ -324,7 +329,7 @@ def test_reflections_flip_points_and_conditions_together(files: tuple[Path, Path
     batch = CloudBatch(
         torch.ones(n, 2, 3), torch.ones(n, 2, dtype=torch.bool), torch.ones(n, data.transform.conditions)
     )
-    made = training._reflect(batch, data.transform, training._rng(0, Purpose.STEP, 0))
+    made = denoising.reflected(batch, data.transform, stepping.stream_of(0, Purpose.STEP, 0))
     etarel, phirel, ptrel = made.x.unbind(2)
     assert bool((etarel[:, 0] == etarel[:, 1]).all())
     assert bool((ptrel == 1).all())

@@ -25,20 +25,29 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace) -> None:
     """``pcdiff train``"""
     from pcdiff.config import load_config
+    from pcdiff.distributed import World
     from pcdiff.training import train
 
-    config = load_config(args.config, args.overrides)
+    world = World.joined()
+    with world.together():
+        config = load_config(args.config, args.overrides)
     run = train(config, **given(args, "resume"))
-    say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
+    if world.main:
+        say(f"{run}: trained; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
 def distill(args: argparse.Namespace) -> None:
     """``pcdiff distill``"""
     from pcdiff.config import DistillConfig, load_as
     from pcdiff.distill import distill
+    from pcdiff.distributed import World
 
-    run = distill(load_as(DistillConfig, args.config, args.overrides), **given(args, "resume"))
-    say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
+    world = World.joined()
+    with world.together():
+        config = load_as(DistillConfig, args.config, args.overrides)
+    run = distill(config, **given(args, "resume"))
+    if world.main:
+        say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
 def sample(args: argparse.Namespace) -> None:

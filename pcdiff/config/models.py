@@ -220,7 +220,9 @@ class TrainingConfig(Section):
     steps: Whole = Field(default=20_000, ge=1)
     """Number of optimiser steps."""
     points_per_batch: Whole = Field(default=4096, ge=1)
-    """Most points in a batch, padding included; batches hold clouds of similar size."""
+    """Most points in a batch, padding included; batches hold clouds of similar size. A batch is that of all processes together."""
+    accumulate: Whole = Field(default=1, ge=1)
+    """Pieces that each process computes its share of a batch in, one after the other, for less memory; nothing but rounding depends on it."""
     log_every: Whole = Field(default=50, ge=1)
     """Steps between two lines of metrics."""
     validate_every: Whole = Field(default=1000, ge=1)
