@@ -124,7 +124,8 @@ def backward(model: Denoiser, losses: Tensor, mean_batch: float, part: float) ->
         loss.backward()  # type: ignore[no-untyped-call]
         return
     others = [p for p in model.net.parameters() if p.requires_grad]
-    loss.backward(retain_graph=True, inputs=others)  # type: ignore[no-untyped-call]
+    if others:
+        loss.backward(retain_graph=True, inputs=others)  # type: ignore[no-untyped-call]
     (losses.square().mean() * part).backward(inputs=learned)  # type: ignore[no-untyped-call]
 
 

@@ -333,7 +333,7 @@ def test_processes_know_of_the_box_what_they_say(name: str, generator: Generator
     error = torus.translation_error(process, model, clouds, seed=2)
     assert error < 1e-6 if name != "plain" else error > 1e-2
     batch = batch_of(generator.transform.encode(clouds), np.arange(len(clouds)))
-    assert torch.isfinite(process.losses(model, batch, rng)).all()
+    assert torch.isfinite(process.losses(model, process.draw(model, batch, rng))).all()
     if name.startswith("flow"):
         start, s = process.start(batch, rng), torch.ones(len(batch))
         end, velocity = process.between(batch, start, s)
