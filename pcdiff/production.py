@@ -167,14 +167,18 @@ def merge(
 
 
 def _files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The files of shards; of a folder, all but its recipe."""
+    """The files of shards; of a folder, all but its recipe and what a worker that was killed left half-written."""
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     found: list[Path] = []
     for path in paths:
         folder = Path(path)
         if folder.is_dir():
-            inside = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix != ".json")
+            inside = sorted(
+                file
+                for file in folder.iterdir()
+                if file.is_file() and file.suffix != ".json" and not file.name.startswith(".")
+            )
             if not inside:
                 raise DataError(f"{folder}: there are no shards in it")
             found += inside
