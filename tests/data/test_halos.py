@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcdiff import io
-from pcdiff.data import halos, make_halos, shards
+from pcdiff import io, shards
+from pcdiff.data import halos, make_halos
 from pcdiff.data.halos import LOWEST_MASS, HaloRecipe
 from pcdiff.data.particle_mesh import Cosmology, Mesh
 from pcdiff.errors import DataError

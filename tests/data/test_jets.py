@@ -13,10 +13,10 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from pcdiff import io
+from pcdiff import io, shards
 from pcdiff.cli.parser import parse
 from pcdiff.clouds import PointClouds
-from pcdiff.data import jets, make_jets, pythia, shards
+from pcdiff.data import jets, make_jets, pythia
 from pcdiff.data.pythia import Recipe
 from pcdiff.errors import DataError
 from pcdiff.files import write_json
