@@ -22,7 +22,7 @@ from pcdiff.config import (
     ScheduleConfig,
 )
 from pcdiff.diffusion import SAMPLERS, CategoryHead, Denoiser, Head, Potential, TorusHead, build_schedule
-from pcdiff.errors import DataError, ModelError, PcdiffError
+from pcdiff.errors import DataError, ModelError, PcdiffError, one_line
 from pcdiff.files import read_json, sha256, write_json
 from pcdiff.nets import build_net
 from pcdiff.records import check_description
@@ -37,7 +37,6 @@ __all__ = [
     "check_sizes",
     "load_denoiser",
     "net_of",
-    "one_line",
     "pick_device",
     "read_tensors",
     "weights_of",
@@ -166,7 +165,7 @@ class Description:
                 grids={int(steps): tuple(map(float, times)) for steps, times in data.get("grids", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ModelError(f"{file}: not a complete generator: {one_line(error)}") from error
+            raise ModelError(f"{file}: not a complete generator: {one_line(error, 300)}") from error
 
 
 def pick_device(name: str) -> torch.device:
@@ -241,7 +240,7 @@ def read_tensors(folder: Path, name: str, files: Mapping[str, str]) -> dict[str,
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ModelError(f"{path}: not a safetensors file: {one_line(error)}") from error
+        raise ModelError(f"{path}: not a safetensors file: {one_line(error, 300)}") from error
 
 
 def check_sizes(settings: Settings, transform: Transform, tensors: Mapping[Path, Mapping[str, Tensor]]) -> None:
@@ -285,9 +284,4 @@ def load_denoiser(denoiser: Denoiser, tensors: Mapping[str, Tensor]) -> None:
         if isinstance(denoiser.schedule, nn.Module):
             denoiser.schedule.load_state_dict(schedule)
     except RuntimeError as error:
-        raise ModelError(f"denoiser.safetensors does not fit generator.json: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    """The text of an error, short and on one line."""
-    return " ".join(str(error).split())[:300]
+        raise ModelError(f"denoiser.safetensors does not fit generator.json: {one_line(error, 300)}") from error

@@ -154,5 +154,5 @@ def restore(where: str, tensors: dict[str, Tensor], model: nn.Module, ema: nn.Mo
         model.load_state_dict(part("model."))
         ema.load_state_dict(part("ema."))
     except RuntimeError as error:
-        raise ModelError(f"{where}: is of another net than the config's: {one_line(error)[:200]}") from error
+        raise ModelError(f"{where}: is of another net than the config's: {one_line(error, 200)}") from error
     optimiser.load_moments(part("optimiser."))

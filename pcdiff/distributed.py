@@ -283,7 +283,7 @@ class World:
             yield
         except RuntimeError as error:
             raise PcdiffError(
-                f"process {self.rank} of {self.size} lost contact to another, which has ended ({one_line(error)[:120]})"
+                f"process {self.rank} of {self.size} lost contact to another, which has ended ({one_line(error, 120)})"
             ) from error
 
 

@@ -42,9 +42,9 @@ def suggest(name: str, options: Iterable[str]) -> str:
     return f"there are: {shown}"
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error of another library on one line; the name of its type where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """The text of an error of another library on one line, cut after so many characters; the name of its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def optional(module: str, extra: str) -> ModuleType:

@@ -32,7 +32,6 @@ from pcdiff.bundle import (
     build_denoiser,
     check_sizes,
     load_denoiser,
-    one_line,
     pick_device,
     read_tensors,
     weights_of,
@@ -44,7 +43,7 @@ from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.encodings import leading_scale
-from pcdiff.errors import DataError, ModelError, PcdiffError
+from pcdiff.errors import DataError, ModelError, PcdiffError, one_line
 from pcdiff.files import atomic_folder
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.noise import BLOCK, point_noise, student_uniforms
@@ -180,12 +179,12 @@ class Generator:
         except (ValueError, TypeError, RuntimeError) as error:
             if isinstance(error, PcdiffError):
                 raise
-            raise ModelError(f"{folder / DESCRIPTION}: describes no generator: {one_line(error)}") from error
+            raise ModelError(f"{folder / DESCRIPTION}: describes no generator: {one_line(error, 300)}") from error
         load_denoiser(denoiser, weights)
         try:
             multiplicity.load(rows)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ModelError(f"{folder / _MULTIPLICITY}: does not fit {DESCRIPTION}: {one_line(error)}") from error
+            raise ModelError(f"{folder / _MULTIPLICITY}: does not fit {DESCRIPTION}: {one_line(error, 300)}") from error
         provenance = {**about.provenance, "files": about.files}
         return cls(denoiser, multiplicity, transform, settings, about.types, provenance, about.grids)
 

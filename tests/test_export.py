@@ -89,7 +89,8 @@ class Exported:
     """A generator, what of it was written, and a session that runs the file."""
 
     def __init__(self, generator: Generator, chosen: SamplingConfig, file: Path) -> None:
-        self.generator, self.chosen, self.file = generator, chosen, file
+        # As the file has it; a processor that multiplies in bfloat16 would compute the generator's own choice in that.
+        self.generator, self.chosen, self.file = generator, chosen.model_copy(update={"precision": "float32"}), file
         onnxruntime = pytest.importorskip("onnxruntime")
         self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         self.encodings = generator.transform.points

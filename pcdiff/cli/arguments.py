@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Literal, get_args, get_origin
 
-__all__ = ["OneOf", "count", "count_or_all", "length_or_all", "shard", "window", "window_or_value"]
+__all__ = ["CLUSTER", "OneOf", "count", "count_or_all", "length_or_all", "shard", "window", "window_or_value"]
+
+CLUSTER = "the address of a scheduler (tcp://HOST:PORT), its file (*.json), local:N, slurm:N or htcondor:N"
+"""What names a Dask cluster."""
 
 
 class OneOf:

@@ -57,7 +57,6 @@ def sample(args: argparse.Namespace) -> None:
     from pcdiff.io import read, write
     from pcdiff.resources import find
 
-    generator = Generator.load(args.generator)
     followed = given(args, "seed", "steps", "order", "grid", "sampler", "denoise", "guidance", "precision", "device")
     if "conditions" in args:
         followed["conditions"] = _conditions(args.conditions)
@@ -68,6 +67,7 @@ def sample(args: argparse.Namespace) -> None:
         return
     if "shards" in args:
         raise PcdiffError("--shards says how many --dask makes, which is absent; for one of them: --shard I/N")
+    generator = Generator.load(args.generator)
     chosen = followed | given(args, "n", "shard")
     if "given" in args:
         chosen["given"] = read(find(args.given), **_reading(args))
@@ -101,9 +101,11 @@ def _sample_in_shards(args: argparse.Namespace, settings: dict[str, Any]) -> Non
     from pcdiff.executors import dask_workers
     from pcdiff.production import sample_in_shards
 
-    for option in ("given", "trajectory", "shard", "format", "from"):
+    for option in ("given", "trajectory", "shard", "format"):
         if option in args:
             raise PcdiffError(f"--{option} does not go with --dask, which writes a folder of Parquet files")
+    if _reading(args):
+        raise PcdiffError("--from and --option say how to read the file of --given, which does not go with --dask")
     if "n" not in args:
         raise PcdiffError("say how many clouds to generate: -n N")
     start = time.monotonic()

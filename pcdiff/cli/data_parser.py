@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcdiff.cli import data_commands
-from pcdiff.cli.arguments import count, count_or_all, length_or_all, window, window_or_value
+from pcdiff.cli.arguments import CLUSTER, count, count_or_all, length_or_all, window, window_or_value
 
 __all__ = ["add_data"]
 
@@ -93,5 +93,5 @@ def _add_workers(parser: Any) -> None:
     parser.add_argument(
         "--dask",
         metavar="WHERE",
-        help="a cluster in their place: the address of a scheduler (tcp://HOST:PORT), its file (*.json), local:N, slurm:N or htcondor:N",
+        help=f"a cluster in their place: {CLUSTER}",
     )

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
-from pcdiff.cli.arguments import OneOf, count, shard
+from pcdiff.cli.arguments import CLUSTER, OneOf, count, shard
 from pcdiff.cli.data_parser import add_data
 from pcdiff.errors import suggest
 
@@ -328,8 +328,7 @@ def _add_shards(parser: _Parser) -> None:
     parser.add_argument(
         "--dask",
         metavar="WHERE",
-        help="make shards on a cluster: the address of a scheduler (tcp://HOST:PORT), its file (*.json), local:N, slurm:N or htcondor:N; pcdiff merge joins "
-        "them",
+        help=f"make shards on a cluster: {CLUSTER}; pcdiff merge joins them",
     )
     parser.add_argument(
         "--shards", metavar="N", type=count, help="number of shards of --dask; default: one for each 131,072 clouds"
@@ -365,12 +364,12 @@ def _add_files(names: Any) -> None:
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the suffix decides the format")
     convert.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
     convert.add_argument("--step-size", metavar="N", type=count, help="most clouds in memory at a time")
+    _add_reading(convert, "--from", "each INPUT")
 
     merge = _command(names, "merge", commands.merge, "join the shards of a sample to one file")
     merge.add_argument("shards", metavar="SHARDS", nargs="+", help="a folder of shards, files or globs, in any order")
     merge.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format")
     merge.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
-    _add_reading(convert, "--from", "each INPUT")
 
 
 def _add_reading(parser: _Parser, format_option: str, file: str) -> None:
