@@ -166,6 +166,7 @@ halos-quality: $(VENV)/installed-dev halos-data
 	$(BIN)/python benchmarks/halos.py response
 	$(BIN)/python benchmarks/halos.py posterior --workers 2
 	$(BIN)/python benchmarks/halos.py seam
+	$(BIN)/python benchmarks/halos.py waves
 
 # Broken files of every format against its reader, about a quarter of an hour on one core; writes docs/reference/robustness.md.
 fuzz: $(VENV)/installed-dev

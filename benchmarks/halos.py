@@ -1,10 +1,11 @@
-"""How good a generator of halo catalogues is: statistics, response to the universe, posteriors, seams.
+"""How good a generator of halo catalogues is: statistics, response to the universe, posteriors, seams, waves.
 
     make halos-data
     python benchmarks/halos.py quality --update-readme
     python benchmarks/halos.py response --update-readme
     python benchmarks/halos.py posterior --workers 2 --update-readme
     python benchmarks/halos.py seam --update-readme
+    python benchmarks/halos.py waves --update-readme
 
 Each part is stored by itself in one file of results. What is measured, and how, is described in benchmarks/README.md.
 """
@@ -20,12 +21,14 @@ import halos_posterior
 import halos_quality
 import halos_response
 import halos_seam
+import halos_waves
 from halo_statistics import FIDUCIAL, boxes
 from matplotlib.figure import Figure
 from measuring import conditions, described
 from tables import bullets, console, markdown_table, show, update_readme
 
 import pcdiff
+from pcdiff.allocator import keep_freed_memory
 from pcdiff.errors import PcdiffError
 from pcdiff.files import read_json, write_json
 from pcdiff.generator import Generator
@@ -38,12 +41,14 @@ TITLES = {
     "response": "Response to the universe",
     "posterior": "Posteriors of held-out boxes",
     "seam": "Larger volumes and completed boxes",
+    "waves": "Flows and masses, as the net leaves them",
 }
 _PARTS = {
     "quality": halos_quality,
     "response": halos_response,
     "posterior": halos_posterior,
     "seam": halos_seam,
+    "waves": halos_waves,
 }
 
 Found = tuple[dict[str, Any], Callable[[], Figure]]
@@ -86,7 +91,14 @@ def seam(chosen: argparse.Namespace, generator: Generator) -> Found:
     return found, lambda: halos_seam.figure(found)
 
 
-_RUN = {"quality": quality, "response": response, "posterior": posterior, "seam": seam}
+def waves(chosen: argparse.Namespace, generator: Generator) -> Found:
+    """Of so many noised true boxes."""
+    truth = boxes(chosen.data / "halos_fiducial.hdf5", 0, chosen.boxes)
+    found = halos_waves.measured(generator, truth, chosen.seed)
+    return found, lambda: halos_waves.figure(found)
+
+
+_RUN = {"quality": quality, "response": response, "posterior": posterior, "seam": seam, "waves": waves}
 
 
 def parsed() -> argparse.Namespace:
@@ -107,6 +119,7 @@ def parsed() -> argparse.Namespace:
             "steps": (30, "of the sampler"),
             "repeats": (4, "of each step of a completion"),
         },
+        "waves": {"boxes": (100, "true boxes")},
     }
     for name, options in counts.items():
         part = parts.add_parser(name, help=TITLES[name])
@@ -142,6 +155,7 @@ def main() -> None:
     """Measure one part, print, store."""
     chosen = parsed()
     at = conditions()
+    keep_freed_memory()
     out = console()
     try:
         generator = Generator.load(chosen.generator)

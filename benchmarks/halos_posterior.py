@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from scipy import optimize, stats
 
 import pcdiff
+from pcdiff.allocator import keep_freed_memory
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.evaluation.style import STYLE, TRUTH, colour, line, marker, page, panel
@@ -92,6 +93,7 @@ _held: dict[str, Any] = {}
 
 def _prepare(generator: str, file: Path, count: int) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     _held["generator"], _held["boxes"] = Generator.load(generator), pcdiff.read(file)[:count]
 
 

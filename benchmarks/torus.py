@@ -24,6 +24,7 @@ from measuring import conditions, described
 from tables import bullets, console, markdown_table, show, update_readme
 from torus_processes import PROCESSES, Process
 
+from pcdiff.allocator import keep_freed_memory
 from pcdiff.bundle import Settings, load_denoiser, read_tensors
 from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, load_config
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--update-readme", action="store_true", help="write the table into benchmarks/README.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         found = measure_all(chosen)
     except PcdiffError as error:

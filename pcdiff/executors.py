@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pcdiff.allocator import keep_freed_memory
 from pcdiff.errors import DataError, PcdiffError, optional
 
 __all__ = ["Executors", "chosen_executors", "dask_workers", "processes"]
@@ -139,3 +140,4 @@ def _client(distributed: Any, where: Any) -> Any:
 def _start_worker() -> None:
     # At Ctrl-C the parent says what there is to say; the default action ends a worker without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    keep_freed_memory()

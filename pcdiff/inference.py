@@ -34,7 +34,8 @@ from pcdiff.density import require_likelihood
 from pcdiff.diffusion.likelihood import squared_error
 from pcdiff.errors import DataError, suggest
 from pcdiff.generator import Generator
-from pcdiff.loader import CloudBatch, batch_of
+from pcdiff.loader import batch_of
+from pcdiff.sampling_loop import pieces
 from pcdiff.schema import Schema
 from pcdiff.seeds import Purpose, word
 
@@ -174,19 +175,17 @@ class _Surface:
         transform = self.generator.transform
         # Any theta will do for the points, which do not depend on it.
         columns = self.features(cloud, theta)
-        rows = {name: values[:1].astype(np.float32) for name, values in columns.items()}
-        encoded = transform.encode(_with(cloud, rows, transform.schema))
+        given = {name: values[:1].astype(np.float32) for name, values in columns.items()}
+        encoded = transform.encode(_with(cloud, given, transform.schema))
         batch = batch_of(encoded, np.array([0])).to(self.device)
         cond = transform.encode_conditions(
             np.repeat(cloud.counts, len(theta)),
             columns,
             np.repeat(transform.type_index(cloud), len(theta)),
         )
-        many = CloudBatch(
-            batch.x.expand(len(theta), -1, -1),
-            batch.mask.expand(len(theta), -1),
-            torch.from_numpy(cond).to(self.device),
-        )
+        rows = torch.from_numpy(cond).to(self.device)
+        # As many theta at a time as the sampler has clouds.
+        parts = [rows[part] for part in pieces(np.arange(len(theta)), np.repeat(cloud.counts, len(theta)), self.device)]
         schedule = self.denoiser.schedule
         high, low = schedule.log_snr_ends
         rng = torch.Generator().manual_seed(seed)
@@ -197,15 +196,18 @@ class _Surface:
                 unit = (level + shift[draw]) / levels
                 t = schedule.time(high + (low - high) * unit).clamp(schedule.t_min, schedule.t_max).float()
                 noise = torch.randn(batch.x.shape, generator=rng).to(self.device) * batch.mask[..., None]
-                error = squared_error(
-                    self.denoiser,
-                    many.x,
-                    many.mask,
-                    many.cond,
-                    t.expand(len(theta)).to(self.device),
-                    noise.expand_as(many.x),
-                )
-                out[level, draw] = -(high - low) / (2 * levels) * error.double().cpu().numpy()
+                errors = [
+                    squared_error(
+                        self.denoiser,
+                        batch.x.expand(len(part), -1, -1),
+                        batch.mask.expand(len(part), -1),
+                        part,
+                        t.expand(len(part)).to(self.device),
+                        noise.expand(len(part), -1, -1),
+                    )
+                    for part in parts
+                ]
+                out[level, draw] = -(high - low) / (2 * levels) * torch.cat(errors).double().cpu().numpy()
         return out
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from pcdiff.allocator import keep_freed_memory
 from pcdiff.cli.parser import parse
 from pcdiff.errors import ConfigError, PcdiffError
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         # argparse leaves this way after --help, --version and its own errors.
         return int(stop.code or 0)
+    keep_freed_memory()
     try:
         with _orderly_end():
             args.run(args)

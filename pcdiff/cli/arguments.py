@@ -5,10 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import Literal, get_args, get_origin
 
-__all__ = ["CLUSTER", "OneOf", "count", "count_or_all", "length_or_all", "shard", "window", "window_or_value"]
+__all__ = [
+    "CLUSTER",
+    "GENERATOR",
+    "OneOf",
+    "add_reading",
+    "count",
+    "count_or_all",
+    "length_or_all",
+    "shard",
+    "window",
+    "window_or_value",
+]
 
 CLUSTER = "the address of a scheduler (tcp://HOST:PORT), its file (*.json), local:N, slurm:N or htcondor:N"
 """What names a Dask cluster."""
+GENERATOR = "run folder, generator folder, or name of a generator that comes with pcdiff (pcdiff generators)"
+"""What names a generator."""
 
 
 class OneOf:
@@ -86,3 +99,18 @@ def window_or_value(text: str) -> tuple[float, float]:
             f"found {text!r}, expected a value, or LOW:HIGH, for example 0.1:0.5"
         ) from None
     return low, high
+
+
+def add_reading(parser: argparse.ArgumentParser, format_option: str, file: str) -> None:
+    """The options that say how to read an input; the one of the format has another name where an output has one too."""
+    parser.add_argument(
+        format_option, dest="input_format", metavar="NAME", help=f"format of {file}, where its content does not say"
+    )
+    parser.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        dest="options",
+        action="append",
+        default=[],
+        help=f"of the reader of {file}, for example jets=FatJet; may be repeated",
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,99 +49,6 @@ def distill(args: argparse.Namespace) -> None:
         say(f"{run}: distilled; next: pcdiff sample {run} -n 10000 -o synthetic.root")
 
 
-def sample(args: argparse.Namespace) -> None:
-    """``pcdiff sample``"""
-    from pcdiff.cli.progress import bar
-    from pcdiff.generator import Generator, shard_range
-    from pcdiff.io import read, write
-    from pcdiff.resources import find
-
-    followed = given(args, "seed", "steps", "order", "grid", "sampler", "denoise", "guidance", "precision", "device")
-    if "conditions" in args:
-        followed["conditions"] = _conditions(args.conditions)
-    if "sampler_options" in args:
-        followed["options"] = _options(args.sampler_options, "--sampler-option", "eta=0.5")
-    if "dask" in args:
-        _sample_in_shards(args, followed)
-        return
-    if "shards" in args:
-        raise PcdiffError("--shards says how many --dask makes, which is absent; for one of them: --shard I/N")
-    generator = Generator.load(args.generator)
-    chosen = followed | given(args, "n", "shard")
-    if "given" in args:
-        chosen["given"] = read(find(args.given), **_reading(args))
-        chosen.setdefault("n", len(chosen["given"]))
-        if "trajectory" in args:
-            raise PcdiffError("--trajectory follows clouds that are drawn; expected it without --given")
-    elif _reading(args):
-        raise PcdiffError("--from and --option say how to read the file of --given, which is absent")
-    n = chosen.get("n", 0)
-    if "shard" in args and n:
-        first, stop = shard_range(n, args.shard)
-        n = stop - first
-    start = time.monotonic()
-    with bar("sampling", n or None) as advance:
-        path = write(generator.iterate(**chosen, progress=advance), args.output, **given(args, "format"))
-    took = time.monotonic() - start
-    say(f"{path}: {n:,} clouds in {took:.1f} s, {n / took:,.0f} a second")
-    if "trajectory" in args:
-        from pcdiff.trajectory import draw_trajectory, trajectory
-
-        clouds = trajectory(generator, args.trajectory, **followed)
-        beside = path.with_name(f"{path.stem}_trajectory{path.suffix}")
-        say(
-            f"{write(clouds, beside, **given(args, 'format'))}: the sampler's intermediates of {args.trajectory} clouds"
-        )
-        say(str(draw_trajectory(clouds, beside.with_suffix(".png"))))
-
-
-def _sample_in_shards(args: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """On a cluster, to a folder."""
-    from pcdiff.executors import dask_workers
-    from pcdiff.production import sample_in_shards
-
-    for option in ("given", "trajectory", "shard", "format"):
-        if option in args:
-            raise PcdiffError(f"--{option} does not go with --dask, which writes a folder of Parquet files")
-    if _reading(args):
-        raise PcdiffError("--from and --option say how to read the file of --given, which does not go with --dask")
-    if "n" not in args:
-        raise PcdiffError("say how many clouds to generate: -n N")
-    start = time.monotonic()
-    executors = dask_workers(args.dask)
-    files = sample_in_shards(
-        args.generator, args.n, args.output, executors=executors, **given(args, "shards"), **settings
-    )
-    say(
-        f"{args.output}: {len(files)} shards, {time.monotonic() - start:.1f} s; next: pcdiff merge {args.output} -o FILE"
-    )
-
-
-def export(args: argparse.Namespace) -> None:
-    """``pcdiff export``"""
-    from pcdiff.export import export_onnx
-
-    chosen = given(args, "sampler", "order", "steps", "grid", "denoise", "guidance")
-    path = export_onnx(args.generator, args.output, **chosen)
-    say(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB; its metadata say what goes in and comes out (docs/how-to/export.md)"
-    )
-
-
-def grid(args: argparse.Namespace) -> None:
-    """``pcdiff grid``"""
-    from pcdiff.generator import Generator
-    from pcdiff.resources import require_own
-
-    # Fitting takes minutes.
-    require_own(Generator.folder(args.generator))
-    generator = Generator.load(args.generator)
-    generator.fit_grids(**given(args, "steps", "device"))
-    folder = generator.save_grids(args.generator)
-    fitted = ", ".join(map(str, sorted(generator.grids)))
-    say(f"{folder}: grids for {fitted} steps; use one with: pcdiff sample {args.generator} --grid fitted --steps N")
-
-
 def likelihood(args: argparse.Namespace) -> None:
     """``pcdiff likelihood``"""
     import numpy as np
@@ -167,7 +73,7 @@ def likelihood(args: argparse.Namespace) -> None:
         error = values.std(ddof=1) / np.sqrt(len(values)) if known else np.nan
         rows.append((text, f"{values.mean():.4f}", f"{error:.4f}"))
     say(f"{args.file}: {len(clouds):,} clouds, mean in nats and its standard error")
-    _print_table(("", "mean", "error"), rows)
+    print_table(("", "mean", "error"), rows)
     unseen = int(np.isinf(found.counts).sum())
     if unseen:
         say(f"{unseen:,} of the clouds have a number of points that no cloud of the training data had: their p is 0")
@@ -194,7 +100,7 @@ def posterior(args: argparse.Namespace) -> None:
             row.append(f"{one.mean(name):.4f} ± {one.std(name):.4f}")
             row.append(f"{truth[name][i]:.4f}" if name in truth else "")
         rows.append(tuple(row))
-    _print_table(("catalogue", *(word for name in names for word in (name, "in the file"))), rows)
+    print_table(("catalogue", *(word for name in names for word in (name, "in the file"))), rows)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -210,8 +116,8 @@ def evaluate(args: argparse.Namespace) -> None:
     chosen = given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers", "most")
     for name in ("reference", "training"):
         if name in args:
-            chosen[name] = iterate(find(getattr(args, name)), **_reading(args))
-    truth = iterate(find(args.truth), **_reading(args))
+            chosen[name] = iterate(find(getattr(args, name)), **reading(args))
+    truth = iterate(find(args.truth), **reading(args))
     with stages() as say:
         evaluation = evaluate(truth, samples, **chosen, progress=say)
     _show(evaluation)
@@ -224,7 +130,7 @@ def reweight(args: argparse.Namespace) -> None:
     from pcdiff.io import read, write
     from pcdiff.resources import find
 
-    truth, sample = read(find(args.truth), **_reading(args)), read(find(args.sample))
+    truth, sample = read(find(args.truth), **reading(args)), read(find(args.sample))
     chosen = given(args, "kind", "folds", "held_out", "clip", "seed")
     with bar("folds", chosen.get("folds")) as advance:
         found = reweight(truth, sample, **chosen, progress=lambda: advance(1))
@@ -242,7 +148,7 @@ def compare(args: argparse.Namespace) -> None:
 
     chosen = given(args, "count", "classifiers", "fpnd", "draws", "seed", "device", "workers")
     if "truth" in args:
-        chosen["truth"] = read(find(args.truth), **_reading(args))
+        chosen["truth"] = read(find(args.truth), **reading(args))
     with bar("sampling") as advance:
         evaluation = compare_runs(args.runs, args.output, **chosen, progress=advance)
     _show(evaluation)
@@ -255,17 +161,17 @@ def inspect(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     if is_generator(args.file):
-        if _reading(args):
+        if reading(args):
             raise PcdiffError(f"{args.file}: is a generator; --format and --option say how to read a file")
-        _print_table(("", ""), list(about(args.file).items()))
+        print_table(("", ""), list(about(args.file).items()))
         return
-    found = inspect(find(args.file), **_reading(args))
+    found = inspect(find(args.file), **reading(args))
     say(f"{found.path}: {found.clouds:,} clouds, read as {found.format!r}")
-    _print_table(
+    print_table(
         ("in the file", "feature", "type"), [(column.source, column.feature, column.type) for column in found.columns]
     )
     if found.metadata:
-        _print_table(("metadata", ""), [(key, _plain(value)) for key, value in found.metadata.items()])
+        print_table(("metadata", ""), [(key, _plain(value)) for key, value in found.metadata.items()])
     for note in found.notes:
         say(note)
 
@@ -277,7 +183,7 @@ def convert(args: argparse.Namespace) -> None:
     from pcdiff.resources import find
 
     inputs = [find(name) for name in args.inputs]
-    pieces = iterate(inputs, **given(args, "step_size"), **_reading(args))
+    pieces = iterate(inputs, **given(args, "step_size"), **reading(args))
 
     def counted(advance: Callable[[int], None]) -> Iterator[PointClouds]:
         for piece in pieces:
@@ -289,25 +195,11 @@ def convert(args: argparse.Namespace) -> None:
     say(str(path))
 
 
-def merge(args: argparse.Namespace) -> None:
-    """``pcdiff merge``"""
-    from pcdiff.production import merge
-
-    say(str(merge(args.shards, args.output, **given(args, "format"))))
-
-
 def info(args: argparse.Namespace) -> None:
     """``pcdiff info``"""
     from pcdiff.cli.facts import about, environment
 
-    _print_table(("", ""), list((environment() if args.path is None else about(args.path)).items()))
-
-
-def generators(args: argparse.Namespace) -> None:  # noqa: ARG001
-    """``pcdiff generators``"""
-    from pcdiff.cli.facts import shipped_generators
-
-    _print_table(("name", "generates"), list(shipped_generators().items()))
+    print_table(("", ""), list((environment() if args.path is None else about(args.path)).items()))
 
 
 def sync(args: argparse.Namespace) -> None:
@@ -347,7 +239,7 @@ def _clouds(args: argparse.Namespace) -> PointClouds:
     from pcdiff.io import read
     from pcdiff.resources import find
 
-    return read(find(args.file), **_reading(args))[: getattr(args, "n", None)]
+    return read(find(args.file), **reading(args))[: getattr(args, "n", None)]
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -355,9 +247,9 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if name in args}
 
 
-def _reading(args: argparse.Namespace) -> dict[str, Any]:
+def reading(args: argparse.Namespace) -> dict[str, Any]:
     """How the user wants an input to be read."""
-    return _options(args.options) | ({"format": args.input_format} if "input_format" in args else {})
+    return options(args.options) | ({"format": args.input_format} if "input_format" in args else {})
 
 
 def _show(evaluation: Evaluation) -> None:
@@ -367,7 +259,7 @@ def _show(evaluation: Evaluation) -> None:
         say(f"report: {evaluation.output / 'index.html'}")
 
 
-def _options(words: Iterable[str], name: str = "--option", example: str = "jets=FatJet") -> dict[str, Any]:
+def options(words: Iterable[str], name: str = "--option", example: str = "jets=FatJet") -> dict[str, Any]:
     """Options from ``key=value``, values in YAML; ``name`` and ``example`` are for the error message."""
     from pcdiff.config.dialect import parse
 
@@ -383,23 +275,6 @@ def _options(words: Iterable[str], name: str = "--option", example: str = "jets=
     return options
 
 
-def _conditions(words: Iterable[str]) -> dict[str, Any]:
-    """What is asked of the clouds, from ``name=value`` and ``name=low:high``."""
-    asked: dict[str, Any] = {}
-    for word in words:
-        name, _, text = word.partition("=")
-        try:
-            value = text.split(",") if name == "type" and text else tuple(map(float, text.split(":", 1)))
-        except ValueError:
-            raise PcdiffError(
-                f"--set {word}: expected NAME=NUMBER, NAME=LOW:HIGH or type=NAME, for example pt=900:1100"
-            ) from None
-        if name in asked:
-            raise PcdiffError(f"--set {word}: {name} is asked for twice; expected once")
-        asked[name] = value if name == "type" or len(value) > 1 else value[0]
-    return asked
-
-
 def _console() -> Console:
     from rich.console import Console
 
@@ -411,7 +286,7 @@ def say(text: str) -> None:
     _console().print(text, soft_wrap=True)
 
 
-def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, show_header=any(headings), pad_edge=False, header_style="bold")

@@ -13,13 +13,12 @@ from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
-from pcdiff.cli.arguments import CLUSTER, OneOf, count, shard
+from pcdiff.cli.arguments import GENERATOR, OneOf, add_reading, count
 from pcdiff.cli.data_parser import add_data
+from pcdiff.cli.sampling_parser import add_sampling
 from pcdiff.errors import suggest
 
 __all__ = ["build_parser", "parse"]
-
-_GENERATOR = "run folder, generator folder, or name of a generator that comes with pcdiff (pcdiff generators)"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -87,7 +86,8 @@ def build_parser() -> _Parser:
     parser.set_defaults(parser=parser, debug=bool(os.environ.get("PCDIFF_DEBUG")))
     names = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_training(names)
-    _add_sampling(names)
+    add_sampling(names, _command)
+    _add_judgement(names)
     _add_files(names)
     add_data(_group(names, "data", "make and fetch data sets"), _command, _group)
     _add_tracking(names)
@@ -125,80 +125,10 @@ def _add_training(names: Any) -> None:
     distill.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
 
     info = _command(names, "info", commands.info, "what is known of a run or a generator, or of this installation")
-    info.add_argument("path", metavar="RUN", nargs="?", type=Path, default=None, help=_GENERATOR)
+    info.add_argument("path", metavar="RUN", nargs="?", type=Path, default=None, help=GENERATOR)
 
 
-def _add_sampling(names: Any) -> None:
-    sample = _command(names, "sample", commands.sample, "generate point clouds")
-    sample.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
-    sample.add_argument("-n", dest="n", metavar="N", type=count, help="number of clouds; that of --given by default")
-    sample.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        required=True,
-        help="the suffix decides the format; with --dask a folder of shards",
-    )
-    sample.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
-    _add_shards(sample)
-    # Asking Python for its defaults would take the seconds that torch needs; a test compares them.
-    sample.add_argument(
-        "--seed",
-        metavar="SEED",
-        type=int,
-        help="the same seed gives the same clouds; default: 0, so two calls without it give the same clouds",
-    )
-    sample.add_argument(
-        "--given", metavar="FILE", help="take number of points, features and type of each cloud from here"
-    )
-    _add_reading(sample, "--from", "the file of --given")
-    sample.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        dest="conditions",
-        action="append",
-        help="only clouds of this type (type=t, or type=t,w for several), number of points (number_of_points=25) or cloud feature "
-        "(pt=1000), or in this window, ends included (pt=900:1100); may be repeated",
-    )
-    _add_sampler(sample)
-    sample.add_argument(
-        "--sampler-option",
-        metavar="KEY=VALUE",
-        dest="sampler_options",
-        action="append",
-        help="further setting of the sampler, for example eta=0.5; may be repeated",
-    )
-    sample.add_argument(
-        "--trajectory",
-        metavar="N",
-        nargs="?",
-        const=4,
-        type=count,
-        help="also write the sampler's intermediates of the first N clouds, 4 when N is absent, and a picture of them",
-    )
-    sample.add_argument(
-        "--precision",
-        metavar="NAME",
-        type=OneOf("precision"),
-        help="what the net is computed in; auto: bfloat16, in half the time, where the hardware multiplies in it",
-    )
-    sample.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
-
-    export = _command(names, "export", commands.export, "write a whole generator as one ONNX file, for C++ programs")
-    export.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
-    export.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="for example gluon30.onnx")
-    _add_sampler(export)
-
-    _command(names, "generators", commands.generators, "list the generators that come with pcdiff")
-
-    grid = _command(names, "grid", commands.grid, "fit the sampler's times to a generator, and keep them in it")
-    grid.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
-    grid.add_argument(
-        "--steps", metavar="STEPS", nargs="+", type=count, help="numbers of steps to fit; default: 5 10 20"
-    )
-    grid.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps; default: auto")
-
+def _add_judgement(names: Any) -> None:
     likelihood = _command(
         names,
         "likelihood",
@@ -243,7 +173,7 @@ def _add_sampling(names: Any) -> None:
     evaluate.add_argument("samples", metavar="SAMPLE", nargs="+", help="files of generated clouds")
     evaluate.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write the report here")
     evaluate.add_argument("--reference", metavar="FILE", help="further true clouds, to measure the floor with")
-    _add_reading(evaluate, "--format", "TRUTH and of the file of --reference")
+    add_reading(evaluate, "--format", "TRUTH and of the file of --reference")
     evaluate.add_argument("--training", metavar="FILE", help="what the generator learned from, to see if it repeats it")
     _add_judging(evaluate)
     evaluate.add_argument("--seed", metavar="SEED", type=int, help="seed of the resampling")
@@ -274,7 +204,7 @@ def _add_sampling(names: Any) -> None:
     reweight.add_argument("--held-out", metavar="SHARE", type=float, help="share of the truth set aside for the report")
     reweight.add_argument("--clip", metavar="W", type=float, help="cut weights above W times their mean; default: none")
     reweight.add_argument("--seed", metavar="SEED", type=int, help="seed of the folds and of the training")
-    _add_reading(reweight, "--format", "TRUTH")
+    add_reading(reweight, "--format", "TRUTH")
 
     compare = _command(
         names,
@@ -291,7 +221,7 @@ def _add_sampling(names: Any) -> None:
         "--truth", metavar="FILE", help="true clouds; those that the runs were validated on when absent"
     )
     compare.add_argument("-n", dest="count", metavar="N", type=count, help="number of clouds of each generator")
-    _add_reading(compare, "--format", "--truth")
+    add_reading(compare, "--format", "--truth")
     _add_judging(compare)
     compare.add_argument("--seed", metavar="SEED", type=int, help="seed of the clouds and of the resampling")
     compare.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
@@ -299,40 +229,10 @@ def _add_sampling(names: Any) -> None:
 
 def _add_clouds(parser: _Parser) -> None:
     """A generator, and clouds that it is asked about."""
-    parser.add_argument("generator", metavar="GENERATOR", type=Path, help=_GENERATOR)
+    parser.add_argument("generator", metavar="GENERATOR", type=Path, help=GENERATOR)
     parser.add_argument("file", metavar="FILE", help="file or glob of point clouds")
     parser.add_argument("-n", dest="n", metavar="N", type=count, help="only the first N clouds; default: all")
-    _add_reading(parser, "--from", "FILE")
-
-
-def _add_sampler(parser: _Parser) -> None:
-    """The options that override a generator's default sampler."""
-    parser.add_argument(
-        "--steps", metavar="STEPS", type=count, help="number of steps of the sampler; default: the generator's own"
-    )
-    parser.add_argument("--order", metavar="ORDER", type=OneOf("order"), help="order of the sampler")
-    parser.add_argument("--grid", metavar="NAME", type=OneOf("grid"), help="how the times are spread")
-    parser.add_argument("--sampler", metavar="NAME", type=OneOf("sampler"), help="the sampler (docs/methods.md)")
-    parser.add_argument("--denoise", action="store_true", help="end with one evaluation that takes out the last noise")
-    parser.add_argument("--guidance", metavar="SCALE", type=float, help="strength of classifier-free guidance; 1: none")
-
-
-def _add_shards(parser: _Parser) -> None:
-    """The options that split a sample."""
-    parser.add_argument(
-        "--shard",
-        metavar="I/N",
-        type=shard,
-        help="only this of N shards, I from 0 on, for one of N batch jobs; pcdiff merge joins them",
-    )
-    parser.add_argument(
-        "--dask",
-        metavar="WHERE",
-        help=f"make shards on a cluster: {CLUSTER}; pcdiff merge joins them",
-    )
-    parser.add_argument(
-        "--shards", metavar="N", type=count, help="number of shards of --dask; default: one for each 131,072 clouds"
-    )
+    add_reading(parser, "--from", "FILE")
 
 
 def _add_judging(parser: _Parser) -> None:
@@ -356,35 +256,15 @@ def _add_files(names: Any) -> None:
     inspect = _command(
         names, "inspect", commands.inspect, "what is inside a file, and which reader fits; or what a generator is"
     )
-    inspect.add_argument("file", metavar="FILE", help=f"file or glob; or {_GENERATOR}")
-    _add_reading(inspect, "--format", "FILE")
+    inspect.add_argument("file", metavar="FILE", help=f"file or glob; or {GENERATOR}")
+    add_reading(inspect, "--format", "FILE")
 
     convert = _command(names, "convert", commands.convert, "write point clouds in another format", "pcdiff.io.iterate")
     convert.add_argument("inputs", metavar="INPUT", nargs="+", help="files or globs")
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the suffix decides the format")
     convert.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
     convert.add_argument("--step-size", metavar="N", type=count, help="most clouds in memory at a time")
-    _add_reading(convert, "--from", "each INPUT")
-
-    merge = _command(names, "merge", commands.merge, "join the shards of a sample to one file")
-    merge.add_argument("shards", metavar="SHARDS", nargs="+", help="a folder of shards, files or globs, in any order")
-    merge.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the suffix decides the format")
-    merge.add_argument("--format", metavar="NAME", help="format of the output, where the suffix does not say")
-
-
-def _add_reading(parser: _Parser, format_option: str, file: str) -> None:
-    """The options that say how to read an input; the one of the format has another name where an output has one too."""
-    parser.add_argument(
-        format_option, dest="input_format", metavar="NAME", help=f"format of {file}, where its content does not say"
-    )
-    parser.add_argument(
-        "--option",
-        metavar="KEY=VALUE",
-        dest="options",
-        action="append",
-        default=[],
-        help=f"of the reader of {file}, for example jets=FatJet; may be repeated",
-    )
+    add_reading(convert, "--from", "each INPUT")
 
 
 def _add_tracking(names: Any) -> None:

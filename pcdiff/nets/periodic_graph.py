@@ -9,7 +9,11 @@ the step to a neighbour,
 Neighbours are few, and noise of the size of the box moves all points at once. So points hear of the longest waves of the box, too,
 as in Ewald message passing (Kosmala et al., arXiv 2303.04791): numbers u_j and vectors w_j of all points make up
 
-    S_k = sum_j (u_j + i k w_j / |k|) e^{-i k x_j},        s_i += Re sum_k a_|k| S_k e^{i k x_i},        v_i += Re sum_k i k / |k| b_|k| S_k e^{i k x_i}.
+    S_k = sum_j (u_j + i k w_j / |k|) e^{-i k x_j},        W_k = sum_j (w_j - k (k w_j) / k^2) e^{-i k x_j},
+    s_i += Re sum_k a_|k| S_k e^{i k x_i},                 v_i += Re sum_k (i k / |k| b_|k| S_k + c_|k| W_k) e^{i k x_i},
+
+k = 0 among them, where S is the sum of the numbers and W that of the vectors. Flows of halos have no curl, but a sum over halos, which are
+not evenly spread, has waves across k as well.
 
 All of it is made of steps between points, so a translation changes nothing. Rotations and reflections that take the box to itself, the 48
 symmetries of the cube, turn the vectors along and change nothing else: the waves of one length are taken together. So the net has these symmetries
@@ -102,7 +106,7 @@ class PeriodicGraphNet(PeriodicNet):
 
 
 class _Waves(nn.Module):
-    """The plane waves of the box with at most so many wavelengths in it, one of each pair of opposite ones."""
+    """The plane waves of the box with at most so many wavelengths in it, one of each pair of opposite ones; the first is constant."""
 
     whole: Tensor
     directions: Tensor
@@ -113,15 +117,17 @@ class _Waves(nn.Module):
         line = np.arange(-largest, largest + 1)
         whole = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
         squared = (whole**2).sum(axis=1)
-        # Lexicographically positive: of k and -k one.
-        half = np.array([tuple(row) > (0, 0, 0) for row in whole.tolist()])
+        # Not lexicographically negative: of k and -k one.
+        half = np.array([tuple(row) >= (0, 0, 0) for row in whole.tolist()])
         whole, squared = whole[half & (squared <= largest**2)], squared[half & (squared <= largest**2)]
         lengths, shell = np.unique(squared, return_inverse=True)
         self.shells = len(lengths)
         self.period = period
         self.register_buffer("whole", torch.from_numpy(whole).float(), persistent=False)
         self.register_buffer(
-            "directions", torch.from_numpy(whole / np.sqrt(squared)[:, None]).float(), persistent=False
+            "directions",
+            torch.from_numpy(whole / np.sqrt(np.maximum(squared, 1))[:, None]).float(),
+            persistent=False,
         )
         self.register_buffer("shell", torch.from_numpy(shell), persistent=False)
 
@@ -241,7 +247,7 @@ class _Far(nn.Module):
         self.numbers = nn.Linear(hidden, size)
         self.vectors = nn.Linear(vectors, size, bias=False)
         # How much each length of wave counts, for the numbers and the vectors that come back.
-        self.weights = nn.Linear(context_size, 2 * shells * size)
+        self.weights = nn.Linear(context_size, 3 * shells * size)
         self.merge = nn.Linear(size, hidden, bias=False)
         self.vector_merge = nn.Linear(size, vectors, bias=False)
 
@@ -255,14 +261,22 @@ class _Far(nn.Module):
         parted = (len(mask), cos.shape[2], 4, self.size)
         even, odd = ((waves.mT @ shown).view(parted) / phases.size[..., None].sqrt() for waves in (cos, sin))
         along_even, along_odd = ((part[:, :, 1:] * k[None, :, :, None]).sum(dim=2) for part in (even, odd))
+        across_even, across_odd = (
+            part[:, :, 1:] - k[None, :, :, None] * along[:, :, None, :]
+            for part, along in ((even, along_even), (odd, along_odd))
+        )
         # Of u + i k w: e^{-i k x} has the imaginary part -sin.
         real, imaginary = even[:, :, 0] + along_odd, along_even - odd[:, :, 0]
-        weights = self.weights(context).view(len(mask), 2, self.shells, self.size)[:, :, phases.shell]
+        weights = self.weights(context).view(len(mask), 3, self.shells, self.size)[:, :, phases.shell]
         scale = cos.shape[2] ** -0.5
         parts = [scale * weights[:, i] * part for i in (0, 1) for part in (real, imaginary)]
         number = cos @ parts[0] - sin @ parts[1]
-        pulls = [(k[None, :, :, None] * part[:, :, None, :]).flatten(2) for part in parts[2:]]
-        pulled = -(sin @ pulls[0] + cos @ pulls[1]).view(*mask.shape, 3, self.size)
+        across = scale * weights[:, 2, :, None]
+        pulls = [
+            (across * part - k[None, :, :, None] * along[:, :, None, :]).flatten(2)
+            for part, along in ((across_odd, parts[2]), (across_even, parts[3]))
+        ]
+        pulled = (sin @ pulls[0] + cos @ pulls[1]).view(*mask.shape, 3, self.size)
         return self.merge(number[mask]), self.vector_merge(pulled[mask])
 
 

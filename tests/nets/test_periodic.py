@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcdiff.config import EpicConfig, NetConfig, PeriodicGraphConfig, PeriodicTransformerConfig
 from pcdiff.errors import ConfigError
 from pcdiff.nets import build_net
-from pcdiff.nets.periodic_graph import periodic_edges
+from pcdiff.nets.periodic_graph import _Far, _Waves, periodic_edges
 from pcdiff.torus import AXES, Torus
 
 PERIOD = 100.0
@@ -174,6 +174,37 @@ def test_local_net_does_not_know_the_size_of_the_cloud(kind: str) -> None:
     both = net(torch.cat([near, far], dim=1) * scale, log_snr, torch.ones(1, 16, dtype=torch.bool), cond)
     same = torch.allclose(both[:, :8], alone, atol=1e-9)
     assert same == (kind == "graph without waves")
+
+
+def test_waves_are_the_sums_of_their_formula() -> None:
+    """Along and across each wave, and without any: as complex sums over all pairs of opposite waves."""
+    generator = torch.Generator().manual_seed(6)
+    mask = torch.arange(9) < torch.tensor([9, 5])[:, None]
+    place = PERIOD * torch.rand(2, 9, 3, generator=generator, dtype=torch.float64)
+    waves = _Waves(2, PERIOD)
+    far = _Far(4, 3, 2, waves.shells).double()
+    for parameter in far.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    count = int(mask.sum())
+    s, v = (torch.randn(count, *shape, generator=generator, dtype=torch.float64) for shape in ((4,), (3, 3)))
+    context = torch.randn(2, 2, generator=generator, dtype=torch.float64)
+    number, vector = far(s, v, context, mask, waves(place, mask))
+
+    u, w = far.numbers(s), far.vectors(v)
+    parts = far.weights(context).view(2, 3, waves.shells, 3)
+    heard, pulled = torch.zeros_like(u), torch.zeros_like(w)
+    for cloud, here in enumerate(mask.nonzero()[:, 0] == torch.arange(2)[:, None]):
+        for whole, unit, shell in zip(waves.whole.double(), waves.directions.double(), waves.shell, strict=True):
+            phase = torch.exp(-2j * torch.pi / PERIOD * (place[cloud][mask[cloud]] @ whole))
+            a, b, c = parts[cloud, :, shell] / (len(waves.whole) * int(mask[cloud].sum())) ** 0.5
+            along = torch.einsum("p,pas,a->s", phase, w[here].cdouble(), unit.cdouble())
+            total = torch.einsum("p,ps->s", phase, u[here].cdouble()) + 1j * along
+            across = torch.einsum("p,pas->as", phase, w[here].cdouble()) - unit[:, None] * along
+            back = phase.conj()[:, None]
+            heard[here] += (back * a * total).real
+            pulled[here] += (back[..., None] * (1j * unit[:, None] * b * total + c * across)).real
+    assert_close(number, far.merge(heard))
+    assert_close(vector, far.vector_merge(pulled))
 
 
 def test_nets_fit_the_clouds_that_they_are_for() -> None:

@@ -1,0 +1,28 @@
+"""How the C library gives memory back.
+
+torch on a CPU asks for a new array in each operation. Of glibc's defaults, arrays of the size of a few clouds' messages between neighbours are given
+back to the system as soon as they are freed and asked for anew, page by page: more than a third of the time of a `periodic-graph` net.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+__all__ = ["keep_freed_memory"]
+
+# Names of parameters in malloc.h, and their values in bytes: the largest size of an array that is taken from the heap (glibc allows no
+# more), and how much of the heap's end may be free.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP, _TRIM = 1 << 25, 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 1 GiB that it has freed, for what it needs next; where its C library is not glibc, nothing is done.
+
+    The command line and the workers that pcdiff starts do so by themselves. A notebook or script that samples halos on a CPU gains by it, too.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP)
+        libc.mallopt(_M_TRIM_THRESHOLD, _TRIM)
