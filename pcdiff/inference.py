@@ -48,7 +48,7 @@ _COARSE, _FINE, _TABLE = 5, 5, 121
 # Of the fine grid: how many standard deviations it reaches, and its least size as a part of the prior.
 _REACH, _LEAST = 4.0, 0.2
 # Levels of the coarse surface, and surfaces that the noise of the draws is averaged over.
-_COARSE_LEVELS, _SURFACES = 12, 128
+_COARSE_LEVELS, _SURFACES = 8, 128
 # Probability at the edge of a grid, away from that of the prior, at which the grid was too small; and how often it is moved.
 _CUT, _MOVES = 0.01, 2
 
@@ -102,7 +102,7 @@ def posteriors(
     clouds: PointClouds,
     *,
     features: Sequence[str] | None = None,
-    levels: int = 32,
+    levels: int = 16,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[int], None] | None = None,
