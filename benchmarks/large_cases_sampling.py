@@ -22,8 +22,12 @@ def row(line: str) -> list[str]:
 
 def assumptions(facts: Facts) -> Part:  # noqa: ARG001
     """What was not measured."""
-    lines = [[f"`{name}`", f"{value:,.12g} {value.unit}", value.why] for name, value in model.ASSUMED.items()]
-    return [row("name | value | why"), *lines]
+    lines = [row("name | value | why")]
+    for name, value in model.ASSUMED.items():
+        # Bytes and what comes after them; else the number with its unit.
+        shown = f"{size(value)}{value.unit[5:]}" if value.unit.startswith("bytes") else f"{value:,.9g} {value.unit}"
+        lines.append([f"`{name}`", shown.strip(), value.why])
+    return lines
 
 
 def measurements(facts: Facts) -> Part:
@@ -109,8 +113,7 @@ def afterwards(facts: Facts) -> Part:
         row(f"what | {FAST} | {LARGE}"),
         ["`merge`: to see whose each shard is", *[duration(facts.looking)] * 2],
         *([f"`merge` to {kind}", *(duration(facts.merging(name, kind)) for name in names)] for kind in ("Parquet", "ROOT")),
-        ["reading all shards once", *read],
-        ["`evaluate --most 100_000`: reading each set", *read],
+        ["reading all shards once, as `evaluate` does for each set, whatever `--most` is", *read],
         ["`evaluate --most 100_000`: comparing", evaluating, UNKNOWN],
         ["`evaluate --most 1_000_000_000`: memory for the columns of each set", *(size(model.JETS * one["in_memory"]) for one in about)],
         ["the same: observables of each set, one core", duration(model.JETS * observables / seen["jets"]), UNKNOWN],
@@ -179,10 +182,15 @@ def failures(facts: Facts) -> Part:
                 one = facts.sampling(name, facts.best(name), shard=shard)
                 killed, again = one.lost(model.NODES, model.CORES, mtbf)
                 given_up = one.given_up(mtbf, model.DEATHS)
-                lost = f"{digits(killed / model.CORES)} | {digits(killed)} | {digits(again / 3600)} | {again / one.core_seconds:.2%}"
-                shown = digits(given_up) if given_up > 1e-3 else "below 0.001"
-                lines.append(row(f"{name} | {duration(mtbf)} | {shard:,} | {lost} | {shown}"))
+                lost = " | ".join(map(few, (killed / model.CORES, killed, again / 3600)))
+                share = f"{again / one.core_seconds:.2%}"
+                lines.append(row(f"{name} | {duration(mtbf)} | {shard:,} | {lost} | {share} | {few(given_up)}"))
     return lines
+
+
+def few(number: float) -> str:
+    """An expected number, which may be next to nothing."""
+    return digits(number) if number >= 1e-3 else "below 0.001"
 
 
 def bottlenecks(facts: Facts) -> Part:
@@ -215,7 +223,7 @@ def notes(facts: Facts) -> list[str]:
     dates = [f"{name} {about['conditions']['date']}" for name, about in others.items()]
     stored = ", ".join(f"{name} {facts.stored(name):,.0f}" for name in (FAST, "gluon30", PYTHIA))
     own_jets = (
-        f"It takes seconds of the processor, not of the clock, each once: how they scatter was not measured. Jets sampled: {counts}; "
+        f"It takes seconds of the processor, not of the clock: sampling, loading and Dask once, all else the fastest of three. Jets sampled: {counts}; "
         f"those of each generator, repeated to {own['formats'][LARGE]['timed']:,} or more, are what formats are timed with."
     )
     elsewhere = (

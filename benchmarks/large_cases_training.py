@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import large_cases_model as model
 from large_cases_model import LARGE, SHARD, Facts
-from large_cases_sampling import Part, row
+from large_cases_sampling import Part, few, row
 from tables import digits, duration, size
 
 from pcdiff.generator import WINDOW
@@ -87,7 +87,7 @@ def checkpoints(facts: Facts) -> Part:
     for count in _GPUS.values():
         seconds, nodes = facts.step(count).seconds, max(1.0, count / model.GPUS)
         whole = model.PASSES * facts.steps * seconds + facts.loading
-        lost = " | ".join(digits(nodes * whole / mtbf) for mtbf in (model.MTBF, model.PREEMPTED))
+        lost = " | ".join(few(nodes * whole / mtbf) for mtbf in (model.MTBF, model.PREEMPTED))
         lines.append(
             row(
                 f"{count} | {duration(every * seconds)} | {lost} | {duration(every * seconds / 2)} | {duration(facts.loading)}"
