@@ -49,7 +49,7 @@ CORES = Assumed(64, "cores a node", "two processors of 32 cores")
 EFFICIENCY = Assumed(
     0.7,
     "",
-    "rate of a core of a full node over that of one alone; of two cores it is below, beside other work; of 64 not measured",
+    "rate of a core of a full node over that of one alone; measured for two, beside other work (next table), never for 64",
 )
 GPUS = Assumed(4, "GPUs a node", "as most GPU nodes have; each as the H200 that was measured")
 MEMORY = Assumed(512e9, "bytes a node", "8 GB a core")
@@ -237,6 +237,11 @@ class Facts:
     def loading(self) -> float:
         """Seconds of one process to read, decode and encode JetClass."""
         return TRAINING_JETS * self.jetclass / float(self.own["training"]["loaded"])
+
+    def reading(self, processes: int) -> float:
+        """Seconds until all processes have their copies: as long as one takes, or as long as the file system takes for all."""
+        read = TRAINING_JETS * CONSTITUENTS * 4 * BRANCHES_READ
+        return max(self.loading, processes * (read + sum(self.arrays)) / FILESYSTEM)
 
     @property
     def host(self) -> float:

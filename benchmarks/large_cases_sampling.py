@@ -207,9 +207,9 @@ def bottlenecks(facts: Facts) -> Part:
                 "scheduler": one.shards * facts.own["dask"]["seconds"],
                 "merge to ROOT": facts.merging(name, "ROOT"),
             }
-            lines = lines or [["generator", "on", *parts, "longest", "without merge"]]
-            longest = [max(among, key=lambda part: parts[part]) for among in (list(parts), list(parts)[:-1])]
-            lines.append([name, scale, *map(duration, parts.values()), *longest])
+            lines = lines or [["generator", "on", *parts, "longest"]]
+            longest = max(parts, key=lambda part: parts[part])
+            lines.append([name, scale, *map(duration, parts.values()), longest])
     return lines
 
 

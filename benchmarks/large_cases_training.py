@@ -86,11 +86,11 @@ def checkpoints(facts: Facts) -> Part:
     ]
     for count in _GPUS.values():
         seconds, nodes = facts.step(count).seconds, max(1.0, count / model.GPUS)
-        whole = model.PASSES * facts.steps * seconds + facts.loading
+        whole = model.PASSES * facts.steps * seconds + facts.reading(count)
         lost = " | ".join(few(nodes * whole / mtbf) for mtbf in (model.MTBF, model.PREEMPTED))
         lines.append(
             row(
-                f"{count} | {duration(every * seconds)} | {lost} | {duration(every * seconds / 2)} | {duration(facts.loading)}"
+                f"{count} | {duration(every * seconds)} | {lost} | {duration(every * seconds / 2)} | {duration(facts.reading(count))}"
             )
         )
     return lines
