@@ -131,7 +131,11 @@ def enough(facts: Facts) -> Part:
         value = _mean(parts[name])
         # What finite samples add is taken off as if both added up as squares.
         own = max(value**2 - floor**2, 0.0) ** 0.5
-        needed = UNKNOWN if own < floor / 2 else f"{float(f'{jets * (10 * floor / own) ** 2:.1e}'):,.0f} jets"
+        needed = (
+            f"not seen in {jets:,}"
+            if own < floor / 2
+            else f"{float(f'{jets * (10 * floor / own) ** 2:.1e}'):,.0f} jets"
+        )
         last = f"{1e3 * floor * (jets / model.JETS) ** 0.5:.4f}"
         lines.append(row(f"{name} | {1e3 * value:.3f} | {1e3 * floor:.3f} | {needed} | {last}"))
     return lines
