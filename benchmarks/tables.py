@@ -55,6 +55,23 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in a unit that suits them."""
+    units = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0))
+    name, unit = next((pair for pair in reversed(units) if seconds >= pair[1]), units[0])
+    # A minute and a half is 90 seconds, but a thousandth of a second and a half is 1.5 of them.
+    if unit >= 60 and seconds < 2 * unit:
+        name, unit = units[[found for found, _ in units].index(name) - 1]
+    return "0" if seconds == 0 else f"{digits(seconds / unit)} {name}"
+
+
+def size(count: float) -> str:
+    """Bytes in a decimal unit that suits them."""
+    units = (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
+    name, unit = next((pair for pair in reversed(units) if count >= pair[1]), units[0])
+    return f"{digits(count / unit)} {name}"
+
+
 def update_readme(script: str, text: str, readme: Path = README) -> None:
     """Replace what stands between the two marks of a script in a Markdown file.
 

@@ -729,3 +729,80 @@ def test_memory_is_measured_for_each_command(
     # A process that has imported torch.
     assert all(row["megabytes"] > 50 for row in rows)
     assert len(memory.table(rows)) == 7
+
+
+@pytest.fixture
+def large_cases(path: None) -> ModuleType:
+    import large_cases
+
+    return large_cases
+
+
+def test_shards_on_workers(large_cases: ModuleType) -> None:
+    """Ten shards of 2 s on four workers are three rounds; half a shard of each killed worker is done again."""
+    from large_cases_model import Sampling
+
+    one = Sampling(jets=1000, rate=50, shard=100, workers=4)
+    assert (one.shards, one.seconds_a_shard, one.rounds, one.wall, one.core_seconds) == (10, 2, 3, 6, 20)
+    assert Sampling(30, 50, 100, 4).wall == pytest.approx(0.6)
+    # Two nodes of two cores, of which each is lost once a minute: 0.2 nodes, 0.4 workers, 0.4 s.
+    assert one.lost(nodes=2, cores=2, mtbf=60) == pytest.approx((0.4, 0.4))
+    # Half of all attempts fail: one shard in sixteen is given up after four.
+    assert one.given_up(mtbf=2 / math.log(2), deaths=4) == pytest.approx(10 / 16)
+
+
+def test_steps_of_many_processes(large_cases: ModuleType) -> None:
+    """What each does for the whole batch stays, the net is shared out, and the sum grows with the processes."""
+    from large_cases_model import LATENCY, NETWORK, Step, ring, tree
+
+    # Two processes send half of it to each other, twice; up and down the tree, all of it twice.
+    assert ring(8.0, 2, bandwidth=4.0, latency=1.0) == pytest.approx(2 + 2)
+    assert tree(8.0, 2, bandwidth=4.0, latency=1.0) == pytest.approx(4 + 2)
+    assert tree(8.0, 16, bandwidth=4.0, latency=1.0) == pytest.approx(4 + 8)
+    assert ring(8.0, 1, 4.0, 1.0) == tree(8.0, 1, 4.0, 1.0) == 0
+    assert Step(host=0.1, net=1.0, gradients=1e6, processes=1).seconds == pytest.approx(1.1)
+    many = Step(0.1, 1.0, 1e6, processes=10)
+    assert many.seconds == pytest.approx(
+        0.1 + 0.1 + min(ring(1e6, 10, NETWORK, LATENCY), tree(1e6, 10, NETWORK, LATENCY))
+    )
+    grown = Step(0.1, 1.0, 1e6, processes=10, growth=10)
+    assert (grown.whole_batch, grown.share) == pytest.approx((1.0, 1.0))
+
+
+def test_the_page_of_large_cases_has_a_place_for_each_table_and_the_results_fill_it(large_cases: ModuleType) -> None:
+    from large_cases_model import Facts
+
+    page = large_cases.PAGE.read_text(encoding="utf-8")
+    facts = Facts.read(large_cases.RESULTS.parent, json.loads(large_cases.RESULTS.read_text()))
+    for name, table in large_cases.PARTS.items():
+        assert page.count(f"<!-- results: written by large_cases.py, {name} -->") == 1
+        assert page.count(f"<!-- end of results of large_cases.py, {name} -->") == 1
+        head, *lines = table(facts)
+        assert lines
+        assert all(len(line) == len(head) for line in lines), name
+    # Bytes a jet times 10^9 jets, written once more.
+    stored = facts.own["formats"]["jets150"]["bytes"]["parquet"]
+    assert facts.data("jets150") == pytest.approx(1e9 * stored)
+    # 100 nodes of 64 cores at full rate would take as long as the shards, but for the last round.
+    one = facts.sampling("jets150", "float32")
+    assert one.core_seconds / one.workers <= one.wall < one.core_seconds / one.workers + one.seconds_a_shard
+
+
+def test_times_and_sizes_in_words(path: None) -> None:
+    from tables import duration, size
+
+    found = [duration(seconds) for seconds in (0, 2e-6, 1.5e-3, 1, 90, 150, 5400, 7200, 40 * 3600, 4e5)]
+    assert found == ["0", "2 µs", "1.5 ms", "1 s", "90 s", "2.5 min", "90 min", "2 h", "40 h", "4.63 days"]
+    assert [size(count) for count in (12, 1500, 2.5e9, 4e13)] == ["12 B", "1.5 kB", "2.5 GB", "40 TB"]
+
+
+def test_steps_of_several_processes_are_kept_beside_each_other(path: None, tmp_path: Path) -> None:
+    from processes import keep
+
+    file = tmp_path / "processes.json"
+    for processes, milliseconds in ((2, 9.0), (1, 12.0), (2, 8.0)):
+        keep(file, "one.yaml", {"processes": processes, "milliseconds": milliseconds})
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["processes"], row["milliseconds"]) for row in rows] == [(1, 12.0), (2, 8.0)]
+    keep(file, "other.yaml", {"processes": 1, "milliseconds": 5.0})
+    assert [row["milliseconds"] for row in json.loads(file.read_text())["rows"]] == [5.0]
