@@ -29,7 +29,7 @@ from pcdiff.evaluation.style import STYLE, TRUTH, colour, marker, page, panel
 from pcdiff.generator import Generator
 from pcdiff.loader import batch_of
 
-_LOG_SNR = np.arange(-6.0, 2.1)
+_LOG_SNR = np.arange(-5.0, 2.1)
 _WAVES = (1, 2)
 # Boxes that the net sees at a time.
 _AT_A_TIME = 4
@@ -99,16 +99,15 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
 def figure(found: Mapping[str, Any]) -> Figure:
     """The shares against log-SNR."""
     with mpl.rc_context(STYLE):
-        drawn = page(6.4, 4.0)
-        axes = panel(drawn, 0.9, 0.65, 5.2, 3.1)
+        drawn = page(6.9, 4.0)
+        axes = panel(drawn, 1.3, 0.65, 5.3, 3.1)
         axes.axhline(0, color=TRUTH, linewidth=1)
         for at, (name, values) in enumerate(found["shares"].items()):
             share, error = np.array(values).T
             # Side by side, so that no error bar hides another.
             places = np.array(found["log_snr"]) + 0.1 * (at - (len(found["shares"]) - 1) / 2)
-            axes.errorbar(
-                places, share, error, color=colour(at), marker=marker(at), markersize=4, linewidth=1, label=name
-            )
-        axes.set(xlabel="log-SNR", ylabel="share of the variance added\nin a unit of log-SNR", ylim=(-0.45, 0.45))
+            bars = {"linestyle": "none", "marker": marker(at), "markersize": 4, "elinewidth": 1, "color": colour(at)}
+            axes.errorbar(places, share, error, label=name, **bars)
+        axes.set(xlabel="log-SNR", ylabel="share of the variance added\nin a unit of log-SNR", ylim=(-0.6, 0.6))
         axes.legend(ncols=2, fontsize="small")
     return drawn
