@@ -78,13 +78,12 @@ def environment() -> dict[str, str]:
 
 
 def run(words: Sequence[str], folder: Path, kill: Kill | None = None) -> Ended:
-    """Run ``pcdiff WORDS`` in a folder until it ends by itself or is killed."""
+    """Run Python with these words in a folder until it ends by itself or is killed."""
     before, start = _changes(folder), time.monotonic()
     begun: float | None = None
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "pcdiff", *words]
         process = subprocess.Popen(
-            command,
+            [sys.executable, *words],
             cwd=folder,
             env=environment(),
             stdout=log,

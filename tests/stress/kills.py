@@ -75,13 +75,13 @@ def planned(rng: np.random.Generator, number: int, undisturbed: Ended, *, goes_o
     starting, working = undisturbed.begun / 2, undisturbed.seconds - undisturbed.begun
     before = 0.0
     for moment in np.sort(rng.uniform(0, starting + working, number)):
-        begun = moment > starting
+        begun = bool(moment > starting)
         since = moment - starting
         yield Kill(
             way=rng.choice(list(_CHANCES), p=list(_CHANCES.values())),
             begun=begun,
             wait=float(since - before) if begun else float(2 * moment),
-            aimed=bool(begun and rng.random() < 0.5),
+            aimed=begun and bool(rng.random() < 0.5),
             everyone=bool(rng.random() < 0.3),
             pause=float(rng.uniform(0, 0.5)),
         )
@@ -93,7 +93,7 @@ def disturb(stage: Stage, folder: Path, kills: Iterator[Kill], whole: Whole, row
     """Kill a stage and start it again until all its kills are done and it has ended by itself."""
     for kill in kills:
         while True:
-            ended = run(stage.words, folder, kill)
+            ended = run((*stage.program, *stage.words), folder, kill)
             row.note(ended, stage, f"after {kill}")
             files, temporaries = whole.files, whole.temporaries
             row.problems += [f"pcdiff {' '.join(stage.words)}: after {kill}: {each}" for each in whole.problems()]
@@ -111,7 +111,7 @@ def disturb(stage: Stage, folder: Path, kills: Iterator[Kill], whole: Whole, row
             kill = replace(kill, wait=_SOONER * kill.wait, aimed=False)
             for name in stage.anew:
                 shutil.rmtree(folder / name)
-    ended = run(stage.words, folder)
+    ended = run((*stage.program, *stage.words), folder)
     row.note(ended, stage, "undisturbed in the end")
 
 
@@ -120,7 +120,7 @@ def undisturbed(folder: Path) -> list[Ended]:
     prepare(folder)
     found = []
     for stage in STAGES:
-        ended = run(stage.words, folder)
+        ended = run((*stage.program, *stage.words), folder)
         print(f"{stage.name}, undisturbed: {ended.begun:.1f} s until it writes, {ended.seconds:.1f} s", flush=True)
         if ended.problems:
             sys.exit(f"pcdiff {' '.join(stage.words)}: {ended.problems[0]}\n{ended.output}")
