@@ -41,7 +41,7 @@ def test_kills_lie_within_the_time_that_a_stage_takes(goes_on: bool) -> None:
 
 @pytest.mark.parametrize("way", ["SIGKILL", "SIGTERM", "SIGINT twice"])
 def test_a_command_is_killed_once_it_writes(way: Way, tmp_path: Path) -> None:
-    kill = Kill(way, begun=True, wait=0.01, aimed=False, everyone=False, pause=0.01)
+    kill = Kill(way, begun=True, wait=0.0, aimed=False, everyone=False, pause=0.01)
     ended = run(("-c", WRITES), tmp_path, kill)
     assert ended.killed
     assert ended.output.startswith("begun")

@@ -1,4 +1,7 @@
-"""Commands of pcdiff as processes of their own, which are killed at a given moment."""
+"""Commands of pcdiff as processes of their own, which are killed at a given moment.
+
+Moments are in seconds of processor time, so that they do not depend on what else the machine does.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,8 +23,8 @@ __all__ = ["Ended", "Kill", "Way", "environment", "members", "run"]
 
 Way = Literal["SIGKILL", "SIGTERM", "SIGINT twice"]
 
-# Seconds between two looks at the folder, seconds that a process has to end after it was asked to, and for the change that a kill waits for.
-_PAUSE, _PATIENCE, _LONGEST_AIM = 0.005, 120.0, 3.0
+# Seconds on the clock: between two looks at the folder and at processes, those that a process has to end after it was asked to, and for the change that a kill waits for.
+_PAUSE, _NEW_PROCESSES, _PATIENCE, _LONGEST_AIM = 0.005, 0.2, 120.0, 10.0
 # How processes end by signals; 0 where the signal came when all was done.
 _CODES: dict[Way, tuple[int, ...]] = {
     "SIGKILL": (-signal.SIGKILL, 0),
@@ -37,10 +41,10 @@ class Kill:
     Attributes:
         way: the signals.
         begun: whether ``wait`` counts from the first change that the command makes in its folder, or from its start.
-        wait: seconds.
+        wait: seconds of processor time.
         aimed: whether it comes at the next change in the folder after that moment, such as a file that gets its name.
         everyone: whether all processes of the command get the signal, as from a batch system, or the first alone.
-        pause: seconds between the two of ``SIGINT``, which all processes get, as from a terminal.
+        pause: seconds on the clock between the two of ``SIGINT``, which all processes get, as from a terminal.
     """
 
     way: Way
@@ -58,8 +62,8 @@ class Ended:
     Attributes:
         killed: whether it was still at work when its kill came.
         code: its exit code.
-        begun: seconds until it first changed something in its folder.
-        seconds: until it ended, or was killed.
+        begun: seconds of processor time until it first changed something in its folder.
+        seconds: likewise, until it ended, or was killed.
         output: what it said.
         problems: what is not as it should be.
     """
@@ -79,7 +83,7 @@ def environment() -> dict[str, str]:
 
 def run(words: Sequence[str], folder: Path, kill: Kill | None = None) -> Ended:
     """Run Python with these words in a folder until it ends by itself or is killed."""
-    before, start = _changes(folder), time.monotonic()
+    before = _changes(folder)
     begun: float | None = None
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -91,9 +95,9 @@ def run(words: Sequence[str], folder: Path, kill: Kill | None = None) -> Ended:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        killed = False
+        used, now, killed = _Used(process.pid), 0.0, False
         while process.poll() is None:
-            now = time.monotonic() - start
+            now = used.seconds()
             if begun is None and _changes(folder) != before:
                 begun = now
             since = now if kill is None or not kill.begun else -1.0 if begun is None else now - begun
@@ -101,7 +105,6 @@ def run(words: Sequence[str], folder: Path, kill: Kill | None = None) -> Ended:
                 killed = _strike(process, folder, kill)
                 break
             time.sleep(_PAUSE)
-        seconds = time.monotonic() - start
         problems = []
         try:
             process.wait(_PATIENCE)
@@ -116,7 +119,29 @@ def run(words: Sequence[str], folder: Path, kill: Kill | None = None) -> Ended:
     # Before the command has begun Python itself may be importing, and says so.
     if kill is not None and kill.begun and "Traceback" in output and "KeyboardInterrupt" not in output:
         problems.append("ended with a traceback")
-    return Ended(killed, code, seconds if begun is None else begun, seconds, output, tuple(problems))
+    return Ended(killed, code, now if begun is None else begun, now, output, tuple(problems))
+
+
+class _Used:
+    """The processor time of a process and those that it has started."""
+
+    def __init__(self, pid: int) -> None:
+        self._first = psutil.Process(pid)
+        self._seconds = {self._first: 0.0}
+        self._looked = time.monotonic()
+
+    def seconds(self) -> float:
+        """Until now; of processes that have ended, until they were last seen."""
+        with suppress(psutil.Error):
+            if time.monotonic() - self._looked > _NEW_PROCESSES:
+                self._looked = time.monotonic()
+                for child in self._first.children(recursive=True):
+                    self._seconds.setdefault(child, 0.0)
+        for process in self._seconds:
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                self._seconds[process] = times.user + times.system
+        return sum(self._seconds.values())
 
 
 def members(group: int) -> list[psutil.Process]:

@@ -27,7 +27,7 @@ _CLOUDS = {".hdf5", ".parquet", ".root"}
 # Folders that appear whole or not at all: they hold what those of the undisturbed pipeline hold.
 _FOLDERS = (f"{RUN}/generator", f"{RUN}/evaluation", "report")
 # What a file lacks that was cut short.
-_ENDS = {".pdf": b"%%EOF\n", ".html": b"</html>\n", ".csv": b"\n", ".yaml": b"\n", ".tex": b"\n"}
+_ENDS = {".pdf": b"%%EOF\n", ".html": b"</html>", ".csv": b"\n", ".yaml": b"\n", ".tex": b"\n"}
 
 
 class Whole:
