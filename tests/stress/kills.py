@@ -111,7 +111,7 @@ def disturb(stage: Stage, folder: Path, kills: Iterator[Kill], whole: Whole, row
             # It came too late.
             kill = replace(kill, wait=_SOONER * kill.wait, aimed=False)
             for name in stage.anew:
-                shutil.rmtree(folder / name)
+                shutil.rmtree(folder / name, ignore_errors=True)
     ended = run((*stage.program, *stage.words), folder)
     row.note(ended, stage, "undisturbed in the end")
 
