@@ -33,6 +33,8 @@ from tests.stress.wholeness import Whole, differences
 
 # A kill that comes too late comes by this factor sooner next time.
 _SOONER = 0.7
+# The part of its work that a stage which goes on does not do again after a kill: imports are, and what comes at the end, such as the comparison after a training.
+_KEPT = 0.5
 _CHANCES = dict(zip(get_args(Way), (0.5, 0.25, 0.25), strict=True))
 
 
@@ -71,7 +73,7 @@ def shares(kills: int) -> list[int]:
 def planned(rng: np.random.Generator, number: int, undisturbed: Ended, *, goes_on: bool) -> Iterator[Kill]:
     """Kills of a stage, from moments over the time that it took undisturbed, of which the time before it writes counts half.
 
-    A stage that goes on where it was killed is killed in order, so that the kills are spread over all of it.
+    A stage that goes on where it was killed is killed in order, and later by what it does not do again, so that the kills are spread over all of it.
     """
     starting, working = undisturbed.begun / 2, undisturbed.seconds - undisturbed.begun
     before = 0.0
@@ -87,7 +89,7 @@ def planned(rng: np.random.Generator, number: int, undisturbed: Ended, *, goes_o
             pause=float(rng.uniform(0, 0.5)),
         )
         if begun and goes_on:
-            before = since
+            before = min(since, _KEPT * working)
 
 
 def disturb(stage: Stage, folder: Path, kills: Iterator[Kill], whole: Whole, row: Row) -> None:
