@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --prefer-binary
 
-.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test minimum audit slow spiral lint notebooks docs bench quality jets-quality halos-quality fuzz schema clean memory
+.PHONY: quickstart quickstart-halos halos-data gluon30-data jets-data test minimum audit slow spiral lint notebooks docs bench quality jets-quality halos-quality fuzz stress four-ways schema clean memory
 
 # The installed environments are files, so that they are made once and again when what they need changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -171,6 +171,14 @@ halos-quality: $(VENV)/installed-dev halos-data
 # Broken files of every format against its reader, about a quarter of an hour on one core; writes docs/reference/robustness.md.
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stress.fuzz --update-readme
+
+# 50 kills over the whole pipeline, about a quarter of an hour on one core.
+stress: $(VENV)/installed-dev
+	$(BIN)/python -m tests.stress.kills
+
+# A million jets in four ways, about a quarter of an hour on two cores, and 3 GB of disk for a while.
+four-ways: $(VENV)/installed-dev
+	$(BIN)/python -m tests.stress.four_ways
 
 schema: $(VENV)/installed
 	$(BIN)/pcdiff config schema > configs/schema.json

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from pcdiff.errors import DataError, ModelError, one_line
-from pcdiff.files import atomic_folder, read_json, sha256, write_json
+from pcdiff.files import atomic_folder, read_json, remove_folder, sha256, write_json
 from pcdiff.optimisers import Optimiser
 
 __all__ = ["Counters", "checksum", "load_newest", "restore", "save", "tensors_of"]
@@ -65,7 +64,7 @@ def save(run: Path, counters: Counters, model: nn.Module, ema: nn.Module, optimi
     here = folders.index(folder)
     # Newer ones were damaged, or this one would not have been started from: they must not count as kept.
     for old in [*folders[:here], *folders[here + keep :]]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return folder
 
 

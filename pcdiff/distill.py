@@ -33,6 +33,7 @@ from pcdiff.diffusion import Denoiser
 from pcdiff.diffusion.losses import passing
 from pcdiff.distributed import World
 from pcdiff.errors import ConfigError, DataError
+from pcdiff.files import sweep
 from pcdiff.generator import Generator
 from pcdiff.io import read
 from pcdiff.loader import Drawn, Loader, batch_of
@@ -145,8 +146,7 @@ def _pairs(run: Path, given: _Given, *, shown: bool) -> tuple[Encoded, Encoded]:
     """The trajectories to learn from and those to validate with, made where the run does not have them."""
     folder, config, world = run / "pairs", given.config, given.world
     if world.main:
-        for left in folder.glob(".*.tmp.*"):
-            left.unlink()
+        sweep(folder, "*.safetensors")
     world.wait()
     columns = (TextColumn("trajectories"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"))
     sizes = {"train": config.pairs.train, "validation": config.pairs.validation}

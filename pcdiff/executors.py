@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +20,7 @@ from typing import Any
 from pcdiff.allocator import keep_freed_memory
 from pcdiff.errors import DataError, PcdiffError, optional
 
-__all__ = ["Executors", "chosen_executors", "dask_workers", "processes"]
+__all__ = ["Executors", "chosen_executors", "dask_workers", "processes", "start_worker"]
 
 Executors = Callable[[int], AbstractContextManager[Executor]]
 """Called with the number of parts that there are to do; gives what does them."""
@@ -60,7 +61,7 @@ def processes(workers: int | None) -> Executors:
         # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
         context = multiprocessing.get_context("spawn")
         try:
-            with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool:
+            with ProcessPoolExecutor(count, mp_context=context, initializer=start_worker) as pool:
                 yield pool
         except BrokenProcessPool as error:
             raise PcdiffError(
@@ -137,7 +138,17 @@ def _client(distributed: Any, where: Any) -> Any:
         raise PcdiffError(f"{where}: no Dask scheduler answers ({error})") from error
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """What a process of a pool does first: it says nothing at Ctrl-C, ends when its parent has ended, and keeps the memory that it frees."""
     # At Ctrl-C the parent says what there is to say; the default action ends a worker without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     keep_freed_memory()
+    # Of a parent that was killed a worker hears nothing: it would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

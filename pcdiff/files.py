@@ -23,8 +23,10 @@ __all__ = [
     "expand",
     "made_folder",
     "read_json",
+    "remove_folder",
     "require_space",
     "sha256",
+    "sweep",
     "write_json",
 ]
 
@@ -203,6 +205,28 @@ def _temporary(target: Path, make: Callable[[Path], Path]) -> Iterator[Path]:
                 shutil.rmtree(temporary)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which is whole or not there under its name however the process ends."""
+    aside = _make_folder(path)
+    path.replace(aside)
+    shutil.rmtree(aside)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what a kill left of files and folders that were being written or removed; for whoever alone does so.
+
+    Args:
+        folder: where they are.
+        names: their own names, in which ``*`` stands for anything.
+    """
+    for name in map(Path, names):
+        for left in (*folder.glob(f".{name.stem}-*.tmp{name.suffix}"), *folder.glob(f".{name}-*.tmp")):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _make_file(target: Path) -> Path:

@@ -29,8 +29,6 @@ __all__ = ["merge", "sample_in_shards"]
 
 # Windows of a shard, where nothing else is said.
 _WINDOWS = 8
-# Clouds that are read at once when shards are joined.
-_READ = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,8 @@ def merge(
 
     def joined() -> Iterator[PointClouds]:
         for number in range(count):
-            for clouds in io.iterate(numbers[number], step_size=_READ):
+            # In the pieces that one process writes, so that formats without a date give the same file.
+            for clouds in io.iterate(numbers[number], step_size=WINDOW):
                 del clouds.provenance["shard"]
                 yield clouds
 

@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from pathlib import Path
 import pcdiff
 from pcdiff.config import RunConfig, config_hash, flat, load_any, to_yaml
 from pcdiff.errors import PcdiffError
-from pcdiff.files import atomic_file, write_json
+from pcdiff.files import atomic_file, sweep, write_json
 from pcdiff.records import read_metrics, read_run
 
 __all__ = ["Metrics", "begun_by", "describe_run", "locked", "note_job"]
@@ -82,8 +81,10 @@ def locked(run: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise PcdiffError(f"{run}: another process is training in this folder") from error
-        for left in (*run.glob(".*.tmp"), *run.glob("checkpoints/.*.tmp")):
-            shutil.rmtree(left)
+        # All that is written under this lock.
+        sweep(run, "config.yaml", "run.json", "metrics.jsonl", "job", "generator", "evaluation")
+        sweep(run / "checkpoints", "step_*")
+        sweep(run / "figures", "loss.png")
         yield
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import glob
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
@@ -18,7 +18,7 @@ from pcdiff import io
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, PcdiffError
 from pcdiff.executors import Executors
-from pcdiff.files import read_json, write_json
+from pcdiff.files import read_json, remove_folder, sweep, write_json
 
 __all__ = ["Recipe", "make_in_shards", "make_shards"]
 
@@ -69,6 +69,7 @@ def make_in_shards(
     """
     target = Path(output)
     parts = target.with_name(f"{target.name}.parts")
+    sweep(target.parent, glob.escape(parts.name))
     paths = make_shards(
         recipe, make, parts, what=what, suffix=suffix, executors=executors, progress=progress, derived=derived
     )
@@ -81,7 +82,8 @@ def make_in_shards(
             yield clouds
 
     io.write(whole(), target)
-    shutil.rmtree(parts)
+    # At once, for a part of it without its recipe could be taken for the beginning of another data set.
+    remove_folder(parts)
     return target
 
 
@@ -117,24 +119,25 @@ def make_shards(
     _claim(folder, recipe, derived)
     paths = [folder / f"{shard:05d}{suffix}" for shard in range(recipe.shards)]
     missing = [shard for shard, path in enumerate(paths) if not path.exists()]
-    if not missing:
-        return paths
     done = recipe.count - sum(map(recipe.size, missing))
-    with _bar(what, recipe.count, done, shown=progress) as advance, executors(len(missing)) as pool:
-        futures = {pool.submit(_make_shard, recipe, make, shard, paths[shard]): shard for shard in missing}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                advance(recipe.size(futures[future]))
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    if missing:
+        with _bar(what, recipe.count, done, shown=progress) as advance, executors(len(missing)) as pool:
+            futures = {pool.submit(_make_shard, recipe, make, shard, paths[shard]): shard for shard in missing}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    advance(recipe.size(futures[future]))
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
     unseen = [path for path in paths if not path.exists()]
     if unseen:
         raise PcdiffError(
             f"{unseen[0]}: a worker has written it, but it is not here; expected a folder that all workers share, of the same name on each"
         )
+    # Of workers that were killed: all shards are whole, so nobody writes any more.
+    sweep(folder, f"*{suffix}")
     return paths
 
 

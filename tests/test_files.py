@@ -13,7 +13,17 @@ import pytest
 from safetensors import SafetensorError
 
 from pcdiff.errors import DataError
-from pcdiff.files import atomic_file, atomic_folder, expand, read_json, require_space, sha256, write_json
+from pcdiff.files import (
+    atomic_file,
+    atomic_folder,
+    expand,
+    read_json,
+    remove_folder,
+    require_space,
+    sha256,
+    sweep,
+    write_json,
+)
 
 
 class TestExpand:
@@ -209,3 +219,54 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     assert sha256(path) == hashlib.sha256(b"abc").hexdigest()
+
+
+class TestSweep:
+    def test_what_kills_left_of_the_named_goes_and_nothing_else(self, tmp_path: Path) -> None:
+        """Names as the atomic writers give them, with and without a suffix."""
+        kept = [tmp_path / name for name in ("run.json", "other", ".run.json", ".hidden.tmp", "x.tmp")]
+        for path in kept:
+            path.touch()
+        with (
+            atomic_file(tmp_path / "run.json") as a,
+            atomic_file(tmp_path / "job") as b,
+            atomic_folder(tmp_path / "generator") as c,
+            atomic_file(tmp_path / "runs.json") as other,
+        ):
+            (c / "inside").touch()
+            assert {a, b, c, other} < set(tmp_path.iterdir())
+            sweep(tmp_path, "run.json", "job", "generator")
+            left = set(tmp_path.iterdir())
+            a.touch()
+            b.touch()
+            c.mkdir()
+        assert left == {*kept, other}
+
+    def test_a_star_stands_for_anything(self, tmp_path: Path) -> None:
+        for name in (".00000-x.tmp.parquet", ".a b-x.tmp.parquet", ".00000-x.tmp.hdf5", "00000.parquet"):
+            (tmp_path / name).touch()
+        sweep(tmp_path, "*.parquet")
+        assert {path.name for path in tmp_path.iterdir()} == {".00000-x.tmp.hdf5", "00000.parquet"}
+
+    def test_a_folder_that_is_not_there_is_swept(self, tmp_path: Path) -> None:
+        sweep(tmp_path / "none", "*")
+
+
+def test_a_folder_is_removed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in the midst of it leaves nothing under its name, and what is left is swept."""
+    folder = tmp_path / "folder"
+    (folder / "in").mkdir(parents=True)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pcdiff.files.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_folder(folder)
+    assert not folder.exists()
+    sweep(tmp_path, "folder")
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []

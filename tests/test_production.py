@@ -65,11 +65,14 @@ def test_shards_cover_a_request_once(n: int, count: int) -> None:
 
 
 def test_shards_of_batch_jobs_join_to_what_one_process_makes(saved: Path, whole: PointClouds, tmp_path: Path) -> None:
-    """Made in any order, through another format, bit for bit."""
+    """Made in any order, through another format, bit for bit, the file too."""
     for number in (2, 0, 1):
         assert main(_command(saved, tmp_path / f"job_{number}.hdf5", "--shard", f"{number}/3")) == 0
-    joined = pcdiff.read(merge(tmp_path / "job_*.hdf5", tmp_path / "joined.parquet"))
+    file = merge(tmp_path / "job_*.hdf5", tmp_path / "joined.parquet")
+    joined = pcdiff.read(file)
     assert joined.equals(whole)
+    assert main(_command(saved, tmp_path / "one.parquet")) == 0
+    assert file.read_bytes() == (tmp_path / "one.parquet").read_bytes()
     assert joined.provenance["sampling"] == whole.provenance["sampling"]
     assert "shard" not in joined.provenance
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from pcdiff.errors import DataError, PcdiffError
-from pcdiff.files import read_json, write_json
+from pcdiff.files import read_json, sweep, write_json
 from pcdiff.tracking.store import public, store_uri
 
 __all__ = ["Ledger", "State", "Status"]
@@ -72,6 +72,7 @@ class Ledger:
             if self._lock is None:
                 lock = self._take_lock()
                 try:
+                    sweep(self.run, "tracking.json")
                     self.state = self._load()
                     self.save()
                 except BaseException:

@@ -276,7 +276,8 @@ class Replay:
         single = [self._run / "config.yaml", self._run / "run.json"]
         folders = [self._run / name for name in ("figures", "generator", "evaluation", "evaluations")]
         inside = [path for folder in folders for path in sorted(folder.rglob("*"))]
-        for path in (path for path in [*single, *inside] if path.is_file()):
+        # What begins with a dot is half-written, by a process that was killed perhaps.
+        for path in (path for path in [*single, *inside] if path.is_file() and not path.name.startswith(".")):
             name = path.relative_to(self._run)
             checksum = sha256(path)
             if self._ledger.state.artifacts.get(name.as_posix()) != checksum:

@@ -86,7 +86,7 @@ def assert_complete(run: Path, uri: str, status: str = "FINISHED", experiment: s
         assert dict(_files(Path(folder))) == {
             name: checksum
             for name, checksum in _files(run)
-            if name not in {"metrics.jsonl", "tracking.json"} and not name.startswith("checkpoints/")
+            if name not in {"metrics.jsonl", "tracking.json", "lock"} and not name.startswith("checkpoints/")
         }
 
 

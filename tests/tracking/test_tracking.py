@@ -191,6 +191,15 @@ def test_only_changed_files_are_sent_again(run: Path, store: str) -> None:
     assert sync(run).artifacts == 1
 
 
+def test_what_a_kill_left_half_written_is_not_sent(run: Path, store: str) -> None:
+    """And what was to become the ledger itself is swept."""
+    (run / "figures" / ".loss-x.tmp.png").write_bytes(b"half")
+    (run / ".tracking-x.tmp.json").write_bytes(b"half")
+    sync(run, store)
+    assert {Path(name).name for name in state(run)["artifacts"] if name.startswith("figures/")} == {"loss.png"}
+    assert not list(run.glob(".*"))
+
+
 @pytest.mark.parametrize("call", ["create_experiment", "create_run", "log_batch", "log_inputs", "log_artifact"])
 def test_a_lost_answer_doubles_nothing(run: Path, store: str, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     append(run, 1, 2)

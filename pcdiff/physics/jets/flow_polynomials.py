@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import multiprocessing
-import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, PcdiffError
+from pcdiff.executors import start_worker
 from pcdiff.physics.jets.constituents import columns
 
 __all__ = ["flow_polynomial_graphs", "flow_polynomials", "prime_columns"]
@@ -59,7 +59,7 @@ def flow_polynomials(clouds: PointClouds, degree: int = 4, workers: int = 1) -> 
         return np.concatenate([none, *map(_values, blocks, counts, [degree] * len(blocks))])
     # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(blocks)), mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(min(workers, len(blocks)), mp_context=context, initializer=start_worker) as pool:
         try:
             return np.concatenate([none, *pool.map(_values, blocks, counts, [degree] * len(blocks))])
         except BrokenProcessPool as error:
@@ -103,11 +103,6 @@ def _polynomials(degree: int) -> Any:
             "use 3.11 or 3.12"
         ) from error
     return energyflow.EFPSet(("d<=", degree), measure="hadr", beta=1, normed=None, coords="ptyphim")
-
-
-def _start_worker() -> None:
-    # At Ctrl-C the parent says what there is to say; the default action ends a worker without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _values(points: Floats, counts: npt.NDArray[np.int64], degree: int) -> Floats:
