@@ -243,6 +243,7 @@ def test_each_part_is_measured_stored_and_written(
     call(monkeypatch, halos, "response", "--boxes", "12", "--repeats", "2", *common)
     small = ["--volumes", "8", "--boxes", "8", "--steps", "2", "--repeats", "1"]
     call(monkeypatch, halos, "seam", *small, *common)
+    call(monkeypatch, halos, "waves", "--boxes", "6", *common)
     kept = tmp_path / "kept.jsonl"
     asked = ["posterior", "--count", "2", "--levels", "2", "--kept", kept, *common]
     call(monkeypatch, halos, *asked)
@@ -260,7 +261,7 @@ def test_each_part_is_measured_stored_and_written(
     with pytest.raises(SystemExit, match="has 12 boxes, expected at least 400"):
         call(monkeypatch, halos, "response", "--boxes", "400", *common)
     stored = json.loads(output.read_text())
-    assert set(stored) == {"quality", "response", "posterior", "seam"}
+    assert set(stored) == {"quality", "response", "posterior", "seam", "waves"}
     text = halos.markdown(stored)
     for part, title in halos.TITLES.items():
         assert f"#### {title}" in text

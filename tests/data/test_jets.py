@@ -48,7 +48,7 @@ def test_the_file_does_not_depend_on_workers_nor_on_interruptions(
 ) -> None:
     one = make(tmp_path / "one.hdf5")
     assert not (tmp_path / "one.hdf5.parts").exists()
-    monkeypatch.setattr(shards.shutil, "rmtree", lambda folder: None)
+    monkeypatch.setattr(shards, "remove_folder", lambda folder: None)
     two = make(tmp_path / "two.hdf5", workers=2)
     assert two.read_bytes() == one.read_bytes()
 
