@@ -94,7 +94,7 @@ def sample_yukawa(
         generator: of random numbers, on the CPU.
 
     Returns:
-        The ends, shape (count, N), and their weights, shape (count,), of sum 1: the share of the charge on each line.
+        The ends, shape (count, N), and their weights, shape (count,), of sum 1, the share of the charge on each line.
     """
     dimension = bank.shape[1]
 
