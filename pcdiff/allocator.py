@@ -1,7 +1,7 @@
 """How the C library gives memory back.
 
 torch on a CPU asks for a new array in each operation. Of glibc's defaults, arrays of the size of a few clouds' messages between neighbours are given
-back to the system as soon as they are freed and asked for anew, page by page: more than a third of the time of a `periodic-graph` net.
+back to the system as soon as they are freed and asked for anew, page by page, which a `periodic-graph` net does all the time.
 """
 
 from __future__ import annotations
