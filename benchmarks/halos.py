@@ -76,9 +76,9 @@ def posterior(chosen: argparse.Namespace, generator: Generator) -> Found:
     train = pcdiff.read(chosen.data / "halos_lhc_train.hdf5")
     name = Path(chosen.generator).name
     kept = chosen.kept or chosen.data / f"halos_posterior_{name}.jsonl"
-    lines = halos_posterior.inferred(chosen.generator, file, test, kept, chosen.levels, chosen.workers)
+    lines = halos_posterior.inferred(chosen.generator, file, test, kept, chosen.levels, chosen.workers, chosen.device)
     found = halos_posterior.measured(generator, train, test, lines)
-    return found | {"levels": chosen.levels}, lambda: halos_posterior.figure(found)
+    return found | {"levels": chosen.levels, "on": sorted({line["on"] for line in lines})}, lambda: halos_posterior.figure(found)
 
 
 def seam(chosen: argparse.Namespace, generator: Generator) -> Found:
@@ -134,6 +134,9 @@ def parsed() -> argparse.Namespace:
     parts.choices["posterior"].add_argument(
         "--kept", type=Path, help="file to which each box is added (default: DATA/halos_posterior_GENERATOR.jsonl)"
     )
+    parts.choices["posterior"].add_argument(
+        "--device", default="cpu", help="where posteriors are computed that are not kept yet (default: cpu)"
+    )
     return parser.parse_args()
 
 
@@ -147,7 +150,8 @@ def markdown(stored: Mapping[str, Any]) -> str:
         out += [f"#### {title}", f"![{title}](../docs/images/halos_{part}.png)"]
         for heading, lines in _PARTS[part].tables(found).items():
             out += [f"{heading[0].upper()}{heading[1:]}:", markdown_table(lines)]
-        out.append(bullets([*found["about"], *described(found["conditions"])]))
+        on = [f"posteriors on {' and '.join(found['on'])}"] if "on" in found else []
+        out.append(bullets([*found["about"], *on, *described(found["conditions"])]))
     return "\n\n".join(out)
 
 

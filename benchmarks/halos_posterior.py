@@ -19,6 +19,7 @@ from scipy import optimize, stats
 
 import pcdiff
 from pcdiff.allocator import keep_freed_memory
+from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.evaluation.style import STYLE, TRUTH, colour, line, marker, page, panel
@@ -51,7 +52,7 @@ def told(posterior: Posterior, box: PointClouds) -> dict[str, Any]:
 
 
 def inferred(
-    generator: str, file: Path, test: PointClouds, kept: Path, levels: int, workers: int
+    generator: str, file: Path, test: PointClouds, kept: Path, levels: int, workers: int, device: str
 ) -> list[dict[str, Any]]:
     """The posterior of each box in a file, each added to another file as soon as it is known; what is there is taken from there.
 
@@ -79,7 +80,7 @@ def inferred(
     missing = [box for box in range(len(test)) if box not in found]
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text("".join(json.dumps(row) + "\n" for row in found.values()))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (generator, file, len(test))) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (generator, file, len(test), device)) as pool:
         for done in as_completed([pool.submit(_one, box, levels) for box in missing]):
             row = done.result() | {"of": about}
             found[row["box"]] = row
@@ -91,16 +92,21 @@ def inferred(
 _held: dict[str, Any] = {}
 
 
-def _prepare(generator: str, file: Path, count: int) -> None:
+def _prepare(generator: str, file: Path, count: int, device: str) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
+    _held["device"] = pick_device(device)
     _held["generator"], _held["boxes"] = Generator.load(generator), pcdiff.read(file)[:count]
 
 
 def _one(number: int, levels: int) -> dict[str, Any]:
     box = _held["boxes"][number : number + 1]
-    (posterior,) = posteriors(_held["generator"], box, features=PARAMETERS, levels=levels, seed=number, device="cpu")
-    return {"box": number, "fingerprint": box.fingerprint(), **told(posterior, box)}
+    device: torch.device = _held["device"]
+    (posterior,) = posteriors(
+        _held["generator"], box, features=PARAMETERS, levels=levels, seed=number, device=str(device)
+    )
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"a core ({device.type})"
+    return {"box": number, "fingerprint": box.fingerprint(), "on": on, **told(posterior, box)}
 
 
 class MassFunction:

@@ -37,7 +37,8 @@ def compare_runs(
     draws: int = 20,
     seed: int = 0,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Sample from the generator of each run with one seed and evaluate all samples against one truth.
@@ -51,7 +52,7 @@ def compare_runs(
         output: folder for the report, which replaces an older report.
         truth: point clouds, or a file or glob to read; the validation clouds of the runs that were trained on data when absent.
         count: number of clouds to sample from each run.
-        classifiers, fpnd, draws, workers: as in :func:`~pcdiff.evaluation.evaluate`.
+        classifiers, fpnd, draws, workers, dask: as in :func:`~pcdiff.evaluation.evaluate`.
         seed: of sampling and of resampling.
         device: to sample on; see :func:`pcdiff.bundle.pick_device`.
         progress: called now and then with the number of clouds made since the last call.
@@ -85,7 +86,9 @@ def compare_runs(
                 device=pick_device(device).type,
             )
         )
-    evaluation = evaluate(truth, samples, classifiers=classifiers, fpnd=fpnd, draws=draws, seed=seed, workers=workers)
+    evaluation = evaluate(
+        truth, samples, classifiers=classifiers, fpnd=fpnd, draws=draws, seed=seed, workers=workers, dask=dask
+    )
     assert evaluation.measured_truth is not None
     write_report(evaluation, evaluation.measured_truth, evaluation.measured_samples, Path(output), runs=summaries)
     return replace(evaluation, output=Path(output))

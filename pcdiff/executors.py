@@ -10,17 +10,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pcdiff.allocator import keep_freed_memory
 from pcdiff.errors import DataError, PcdiffError, optional
 
-__all__ = ["Executors", "chosen_executors", "dask_workers", "processes", "start_worker"]
+__all__ = ["Executors", "chosen_executors", "dask_workers", "done", "processes", "start_worker"]
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 Executors = Callable[[int], AbstractContextManager[Executor]]
 """Called with the number of parts that there are to do; gives what does them."""
@@ -66,7 +69,7 @@ def processes(workers: int | None) -> Executors:
         except BrokenProcessPool as error:
             raise PcdiffError(
                 "a worker process ended early (no memory, killed, or called from a script without "
-                "`if __name__ == '__main__':`); the same command goes on from the finished shards"
+                "`if __name__ == '__main__':`); the same command goes on from the finished shards, where it makes any"
             ) from error
 
     return opened
@@ -104,13 +107,24 @@ def dask_workers(where: str) -> Executors:
                 yield pool
         except distributed.KilledWorker as error:
             raise PcdiffError(
-                f"{where}: several workers died over one shard ({error}); the same command goes on from the finished shards"
+                f"{where}: several workers died over one part ({error}); the same command goes on from the finished shards, where it makes any"
             ) from error
         finally:
             if cluster is not None:
                 cluster.close()
 
     return opened
+
+
+def done(pool: Executor, function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+    """What a function makes of each part, in their order; when one fails, or at Ctrl-C, those not begun are dropped."""
+    futures = [pool.submit(function, part) for part in parts]
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
 
 
 def _started(kind: str, workers: int) -> Any:

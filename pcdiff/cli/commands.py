@@ -113,7 +113,7 @@ def evaluate(args: argparse.Namespace) -> None:
     stems = [Path(sample).stem for sample in args.samples]
     names = stems if len(set(stems)) == len(stems) else args.samples
     samples = {name: find(sample) for name, sample in zip(names, args.samples, strict=True)}
-    chosen = given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers", "most")
+    chosen = given(args, "output", "classifiers", "fpnd", "draws", "seed", "workers", "dask", "most")
     for name in ("reference", "training"):
         if name in args:
             chosen[name] = iterate(find(getattr(args, name)), **reading(args))
@@ -146,7 +146,7 @@ def compare(args: argparse.Namespace) -> None:
     from pcdiff.io import read
     from pcdiff.resources import find
 
-    chosen = given(args, "count", "classifiers", "fpnd", "draws", "seed", "device", "workers")
+    chosen = given(args, "count", "classifiers", "fpnd", "draws", "seed", "device", "workers", "dask")
     if "truth" in args:
         chosen["truth"] = read(find(args.truth), **reading(args))
     with bar("sampling") as advance:

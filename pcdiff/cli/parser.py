@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pcdiff import __version__
 from pcdiff.cli import commands
-from pcdiff.cli.arguments import GENERATOR, OneOf, add_reading, count
+from pcdiff.cli.arguments import CLUSTER, GENERATOR, OneOf, add_reading, count
 from pcdiff.cli.data_parser import add_data
 from pcdiff.cli.sampling_parser import add_sampling
 from pcdiff.errors import suggest
@@ -249,7 +249,8 @@ def _add_judging(parser: _Parser) -> None:
         "--fpnd", action="store_true", help="also FPND from real JetNet jets; first: pcdiff data fetch fpnd"
     )
     parser.add_argument("--draws", metavar="N", type=count, help="number of bootstrap resamples")
-    parser.add_argument("--workers", metavar="N", type=count, help="processes for the energy-flow polynomials")
+    parser.add_argument("--workers", metavar="N", type=count, help="processes that compute observables; default: 1")
+    parser.add_argument("--dask", metavar="WHERE", help=f"a cluster in their place: {CLUSTER}")
 
 
 def _add_files(names: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from pcdiff.evaluation.notes import left_out, parts_taken, unit_notes
 from pcdiff.evaluation.published import published_metrics
 from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.evaluation.sliced import sliced_wasserstein_metric
+from pcdiff.executors import chosen_executors
 from pcdiff.io import iterate, part
 from pcdiff.physics import Measured, measure
 from pcdiff.seeds import Purpose, stream
@@ -46,7 +49,8 @@ def evaluate(
     fpnd: bool = False,
     draws: int = 20,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
     most: int = 100_000,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -68,7 +72,8 @@ def evaluate(
         fpnd: the distance from real JetNet jets too, with what ``pcdiff data fetch fpnd`` fetches; five seconds for 1,000 jets.
         draws: number of bootstrap resamples, at least 2.
         seed: same seed, same numbers.
-        workers: number of processes for the energy-flow polynomials.
+        workers: number of processes that compute the observables; none but this one when absent.
+        dask: a cluster that takes their place (:func:`pcdiff.executors.dask_workers`).
         most: how many clouds of each set are used at most.
         progress: called with what is being done, in words.
 
@@ -76,6 +81,7 @@ def evaluate(
         DataError: a file cannot be read, values are not physical, sets are of different kinds, a unit is not the
             expected one, the reference is too small, a number is out of range, or ``output`` holds something else than
             an older report.
+        PcdiffError: a worker was killed, or no scheduler answers.
     """
     if seed < 0:
         raise DataError(f"seed is {seed}; expected a whole number from 0")
@@ -94,15 +100,16 @@ def evaluate(
     def some(clouds: Clouds, name: str, like: Measured | None) -> PointClouds:
         return _read(clouds, name, like, most, stream(seed, Purpose.PART, next(numbers)))
 
-    true = measure(some(truth, "truth", None), _where(truth, "truth"), workers)
-    further = None
-    if reference is not None:
-        further = measure(some(reference, "reference", true), _where(reference, "reference"), workers)
-    learned = None if training is None else some(training, "training", true)
-    measured = {}
-    for name, given in named.items():
-        say(f"measuring {name}")
-        measured[name] = measure(some(given, name, true), _where(given, name), workers)
+    with _pool(workers, dask) as pool:
+        true = measure(some(truth, "truth", None), _where(truth, "truth"), pool)
+        further = None
+        if reference is not None:
+            further = measure(some(reference, "reference", true), _where(reference, "reference"), pool)
+        learned = None if training is None else some(training, "training", true)
+        measured = {}
+        for name, given in named.items():
+            say(f"measuring {name}")
+            measured[name] = measure(some(given, name, true), _where(given, name), pool)
     results, kinds = [], tuple(dict.fromkeys(classifiers))
     for name, sample in measured.items():
         say(f"comparing {name} with the truth")
@@ -139,6 +146,14 @@ def evaluate(
     folder = Path(output)
     write_report(evaluation, true, measured, folder)
     return replace(evaluation, output=folder)
+
+
+def _pool(workers: int | None, dask: str | None) -> AbstractContextManager[Executor | None]:
+    """What computes observables, None where this process does."""
+    if dask is None and workers in (None, 1):
+        return nullcontext()
+    # Each process is started when there is work for it.
+    return chosen_executors(workers, dask)(workers or 1)
 
 
 def _classified(

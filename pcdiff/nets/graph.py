@@ -15,8 +15,9 @@ from torch_geometric.nn import MessagePassing
 
 from pcdiff.config import GraphConfig
 from pcdiff.nets.base import PointNet
+from pcdiff.nets.neighbours import neighbour_edges
 
-__all__ = ["GraphNet", "neighbour_edges"]
+__all__ = ["GraphNet"]
 
 
 class GraphNet(PointNet):
@@ -85,30 +86,3 @@ class _EdgeLayer(MessagePassing):  # type: ignore[misc]
     def message(self, target_i: Tensor, source_j: Tensor, edge: Tensor) -> Tensor:
         """What flows along each edge, shape (E, hidden)."""
         return F.silu(target_i + source_j + edge)
-
-
-def neighbour_edges(position: Tensor, mask: Tensor, neighbours: int) -> Tensor:
-    """Edges from each point's nearest neighbours in its own cloud to the point.
-
-    A cloud with fewer than ``neighbours + 1`` points is fully connected; a point never neighbours itself or padding.
-
-    Args:
-        position: coordinates, shape (B, N, D).
-        mask: true where there is a point, shape (B, N), bool.
-        neighbours: most neighbours of a point.
-
-    Returns:
-        Shape (2, E), int64: source and target, numbered over the valid points of all clouds in order.
-    """
-    # Which points are neighbours has no derivative, and cdist no forward-mode one.
-    position = position.detach()
-    size = mask.shape[1]
-    distance = torch.cdist(position, position, compute_mode="donot_use_mm_for_euclid_dist")
-    itself = torch.eye(size, dtype=torch.bool, device=mask.device)
-    distance = distance.masked_fill(~(mask[:, :, None] & mask[:, None, :]) | itself, torch.inf)
-    nearest = distance.topk(min(neighbours, size), dim=2, largest=False)
-    number = (mask.flatten().cumsum(0) - 1).view_as(mask)
-    source = number.gather(1, nearest.indices.flatten(1)).view_as(nearest.indices)
-    target = number[:, :, None].expand_as(source)
-    real = nearest.values.isfinite()
-    return torch.stack([source[real], target[real]])

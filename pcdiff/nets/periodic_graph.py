@@ -26,20 +26,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from pcdiff.config import PeriodicGraphConfig
-from pcdiff.kinematics import into_box
 from pcdiff.nets.base import zero_linear
+from pcdiff.nets.neighbours import periodic_edges
 from pcdiff.nets.periodic import InBox, PeriodicNet, Updates
 from pcdiff.torus import Torus
 
-__all__ = ["PeriodicGraphNet", "periodic_edges"]
+__all__ = ["PeriodicGraphNet"]
 
 # The functions of a distance: bumps even in its logarithm, between these ends in units of the denoiser.
 _BUMPS, _NEAREST, _FARTHEST = 20, 0.1, 50.0
@@ -278,39 +276,3 @@ class _Far(nn.Module):
         ]
         pulled = (sin @ pulls[0] + cos @ pulls[1]).view(*mask.shape, 3, self.size)
         return self.merge(number[mask]), self.vector_merge(pulled[mask])
-
-
-def periodic_edges(position: Tensor, mask: Tensor, neighbours: int, period: float) -> Tensor:
-    """Edges from each point's nearest neighbours in its own cloud, in whichever image of the box they are nearest, to the point.
-
-    Found by a tree on the CPU (scipy), in a time that is almost linear in the number of points.
-
-    Args:
-        position: in [0, period), shape (B, N, 3).
-        mask: true where there is a point, shape (B, N), bool.
-        neighbours: most neighbours of a point; a cloud of fewer other points is fully connected.
-        period: side of the box.
-
-    Returns:
-        Shape (2, E), int64: source and target, numbered over the valid points of all clouds in order.
-    """
-    places, valid = position.detach().cpu().double().numpy(), mask.cpu().numpy()
-    edges: list[npt.NDArray[np.int64]] = []
-    first, before, nearest = 0, None, np.zeros((0, 0), np.int64)
-    for cloud, real in zip(places, valid, strict=True):
-        here = into_box(cloud[real], period)
-        count = len(here)
-        if count > 1:
-            # One cloud under many conditions, as in inference, is searched once.
-            if before is None or not np.array_equal(here, before):
-                nearest = cKDTree(here, boxsize=period).query(here, k=min(neighbours + 1, count))[1]
-            before = here
-            target = np.arange(count)
-            # The point itself is the nearest, but where several are in one place.
-            itself = nearest == target[:, None]
-            itself[~itself.any(axis=1), -1] = True
-            source = nearest[~itself].reshape(count, -1)
-            edges.append(first + np.stack([source.ravel(), np.repeat(target, source.shape[1])]))
-        first += count
-    found = np.concatenate(edges, axis=1) if edges else np.zeros((2, 0), np.int64)
-    return torch.from_numpy(found).to(position.device)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.executors import done
 from pcdiff.physics import halos, jets, vectors
 from pcdiff.physics.observable import Measured, Observable, Profile, noun
 
@@ -16,6 +22,8 @@ __all__ = ["Measured", "Observable", "Profile", "measure", "noun", "observables"
 _BY_KIND = {"jets": jets.OBSERVABLES, "halos": halos.OBSERVABLES, "vectors": vectors.OBSERVABLES}
 _PROFILES = {"jets": jets.PROFILES, "halos": halos.PROFILES}
 _PLANES = {"vectors": vectors.PLANES}
+# Points of a block of clouds, and blocks below which a pool is not asked: a process takes as long to start as for one or two of them.
+_BLOCK, _FEWEST_BLOCKS = 60_000, 4
 # What refuses other units than those of the observables.
 _REQUIRED = {"jets": jets.require_units, "halos": halos.require_units}
 
@@ -50,7 +58,7 @@ def planes(kind: str) -> tuple[tuple[Observable, Observable], ...]:
     return _PLANES.get(kind, ())
 
 
-def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) -> Measured:
+def measure(clouds: PointClouds, where: str = "point clouds", pool: Executor | None = None) -> Measured:
     """Compute each observable and profile that the stored columns determine, and of jets the energy-flow polynomials.
 
     What is about columns that only some files store, such as the class of constituents, is neither there nor missing without them.
@@ -58,12 +66,12 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
 
     Args:
         where: what an error message starts with: the file, for example.
-        workers: number of processes for the energy-flow polynomials, which take longest.
+        pool: what computes blocks of some 60,000 points each; this process does without, and where there are only a few blocks.
 
     Raises:
         DataError: no clouds, values that are not physical, units other than those of the observables, an observable
             that is not finite, or weights that are not finite, negative or all zero.
-        PcdiffError: a worker process was killed.
+        PcdiffError: a worker was killed.
     """
     if len(clouds) == 0:
         raise DataError(f"{where}: has no clouds; expected at least one")
@@ -73,27 +81,40 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
     if kind in _REQUIRED:
         _REQUIRED[kind](clouds, where)
     weights = _weights(clouds, where)
+    blocks = [] if pool is None else _blocks(clouds)
+    found = _of_columns(clouds) if pool is None or len(blocks) < _FEWEST_BLOCKS else _joined(done(pool, _of_columns, blocks))
+    for name, values in found.values.items():
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"{where}: the {known[name].title} is not finite in {int((~np.isfinite(values)).sum())} of "
+                f"{len(values)} values; expected finite numbers"
+            )
+    return replace(found, provenance=dict(clouds.provenance), weights=weights, clouds=clouds)
+
+
+def _blocks(clouds: PointClouds) -> list[PointClouds]:
+    """The clouds in order, about as many points in each block."""
+    cuts = np.searchsorted(clouds.offsets, np.arange(_BLOCK, clouds.offsets[-1], _BLOCK))
+    return [clouds[start:stop] for start, stop in pairwise(np.unique([0, *cuts, len(clouds)]).tolist())]
+
+
+def _of_columns(clouds: PointClouds) -> Measured:
+    """What the columns of clouds determine, finite or not, without what else is known about the clouds."""
+    kind = clouds.schema.kind
     values: dict[str, npt.NDArray[np.float64]] = {}
     contents: dict[str, csr_array] = {}
     totals: dict[str, npt.NDArray[np.float64]] = {}
     missing: dict[str, str] = {}
     stored = set(clouds.schema.point_names)
-    for observable in known.values():
+    for observable in observables(kind).values():
         if not stored.issuperset(observable.columns):
             continue
         try:
-            # What is not finite is refused below, with a better message than numpy's.
+            # What is not finite is refused later, with a better message than numpy's.
             with np.errstate(divide="ignore", invalid="ignore"):
-                found = observable.function(clouds)
+                values[observable.name] = observable.function(clouds)
         except DataError as error:
             missing[observable.name] = str(error)
-            continue
-        if not np.isfinite(found).all():
-            raise DataError(
-                f"{where}: the {observable.title} is not finite in {int((~np.isfinite(found)).sum())} of "
-                f"{len(found)} values; expected finite numbers"
-            )
-        values[observable.name] = found
     for profile in profiles(kind).values():
         if not stored.issuperset(profile.columns):
             continue
@@ -104,18 +125,32 @@ def measure(clouds: PointClouds, where: str = "point clouds", workers: int = 1) 
             continue
         if profile.totals is not None:
             totals[profile.name] = profile.totals(clouds)
+    # They need the same columns as the relative mass.
+    polynomials = jets.flow_polynomials(clouds) if "relative_mass" in values else None
+    return Measured(kind, clouds.counts, values, contents, missing, polynomials=polynomials, totals=totals)
+
+
+def _joined(parts: Sequence[Measured]) -> Measured:
+    """Of all blocks; what one of them lacks is missing."""
+    missing = {name: why for part in parts for name, why in part.missing.items()}
+    polynomials = [part.polynomials for part in parts if part.polynomials is not None]
+
+    def all_of(name: str) -> dict[str, npt.NDArray[np.float64]]:
+        found = [getattr(part, name) for part in parts]
+        return {key: np.concatenate([one[key] for one in found]) for key in found[0] if key not in missing}
+
     return Measured(
-        kind=kind,
-        counts=clouds.counts,
-        values=values,
-        profiles=contents,
-        missing=missing,
-        provenance=dict(clouds.provenance),
-        weights=weights,
-        # They need the same columns as the relative mass.
-        polynomials=jets.flow_polynomials(clouds, workers=workers) if "relative_mass" in values else None,
-        clouds=clouds,
-        totals=totals,
+        parts[0].kind,
+        np.concatenate([part.counts for part in parts]),
+        all_of("values"),
+        {
+            name: vstack([part.profiles[name] for part in parts], format="csr")
+            for name in parts[0].profiles
+            if name not in missing
+        },
+        missing,
+        polynomials=np.concatenate(polynomials) if len(polynomials) == len(parts) else None,
+        totals=all_of("totals"),
     )
 
 

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from pcdiff.config import GraphConfig
 from pcdiff.nets import build_net
-from pcdiff.nets.graph import neighbour_edges
+from pcdiff.nets.neighbours import neighbour_edges
 
 
 def test_edges_are_those_of_a_tree_search() -> None:

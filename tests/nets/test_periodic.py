@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcdiff.config import EpicConfig, NetConfig, PeriodicGraphConfig, PeriodicTransformerConfig
 from pcdiff.errors import ConfigError
 from pcdiff.nets import build_net
-from pcdiff.nets.periodic_graph import _Far, _Waves, periodic_edges
+from pcdiff.nets.periodic_graph import _Far, _Waves
 from pcdiff.torus import AXES, Torus
 
 PERIOD = 100.0
@@ -135,28 +135,6 @@ def test_transformer_must_learn_the_symmetries_of_the_cube() -> None:
     net = make("transformer")
     other = net(turned(x, (1, 0, 2), (1, 1, 1)), log_snr, mask, cond)
     assert not torch.allclose(other, turned(net(x, log_snr, mask, cond), (1, 0, 2), (1, 1, 1)), atol=1e-2)
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 40])
-def test_neighbours_are_the_nearest_images(count: int) -> None:
-    """Against all pairs."""
-    generator = torch.Generator().manual_seed(4)
-    place = PERIOD * torch.rand(1, count, 3, generator=generator, dtype=torch.float64)
-    edges = periodic_edges(place, torch.ones(1, count, dtype=torch.bool), 6, PERIOD)
-    step = place[0][:, None] - place[0][None]
-    step = step - PERIOD * torch.round(step / PERIOD)
-    distance = step.norm(dim=2).fill_diagonal_(torch.inf)
-    for target in range(count):
-        found = sorted(edges[0][edges[1] == target].tolist())
-        expected = sorted(distance[target].argsort()[: min(6, count - 1)].tolist())
-        assert found == expected
-
-
-def test_points_in_one_place_are_neighbours_and_no_point_is_its_own() -> None:
-    place = torch.zeros(1, 4, 3, dtype=torch.float64)
-    edges = periodic_edges(place, torch.ones(1, 4, dtype=torch.bool), 8, PERIOD)
-    assert (edges[0] != edges[1]).all()
-    assert np.array_equal(np.bincount(edges[1].numpy()), [3, 3, 3, 3])
 
 
 @pytest.mark.parametrize("kind", ["graph", "graph without waves"])

@@ -11,65 +11,41 @@ from __future__ import annotations
 
 import functools
 import itertools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.errors import DataError, PcdiffError
-from pcdiff.executors import start_worker
+from pcdiff.errors import DataError
 from pcdiff.physics.jets.constituents import columns
 
 __all__ = ["flow_polynomial_graphs", "flow_polynomials", "prime_columns"]
 
 Floats = npt.NDArray[np.float64]
 
+# Jets that EnergyFlow has in memory together.
 _BLOCK = 2_000
-# A process takes as long to start as for one or two blocks.
-_FEWEST_BLOCKS = 4
 
 
-def flow_polynomials(clouds: PointClouds, degree: int = 4, workers: int = 1) -> Floats:
+def flow_polynomials(clouds: PointClouds, degree: int = 4) -> Floats:
     """All energy-flow polynomials of at most so many edges of each jet, shape (n, p), p = 36 for degree 4.
 
     Args:
         degree: largest number of edges, up to 10.
-        workers: number of processes, which take blocks of 2,000 jets; none is started for up to 6,000.
 
     Raises:
-        DataError: the columns do not determine the relative coordinates (see :meth:`PointClouds.relative`), or a number
+        DataError: the columns do not determine the relative coordinates (see :meth:`PointClouds.relative`), or ``degree``
             is out of range.
-        PcdiffError: a worker process was killed.
     """
-    if workers < 1 or not 0 <= degree <= 10:
-        raise DataError(
-            f"flow polynomials: workers is {workers} and degree {degree}; "
-            "expected at least 1 worker and a degree from 0 to 10"
-        )
+    if not 0 <= degree <= 10:
+        raise DataError(f"flow polynomials: degree is {degree}; expected one from 0 to 10")
     points = np.stack(columns(clouds, "ptrel", "etarel", "phirel"), axis=1)
     bounds = clouds.offsets[np.append(np.arange(0, len(clouds), _BLOCK), len(clouds))]
     blocks = [points[start:stop] for start, stop in itertools.pairwise(bounds)]
     counts = [clouds.counts[start : start + _BLOCK] for start in range(0, len(clouds), _BLOCK)]
     none = np.zeros((0, len(_polynomials(degree).specs)))
-    if workers == 1 or len(blocks) < _FEWEST_BLOCKS:
-        return np.concatenate([none, *map(_values, blocks, counts, [degree] * len(blocks))])
-    # Spawned, because a fork would copy the threads' locks of whatever the caller has loaded.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(blocks)), mp_context=context, initializer=start_worker) as pool:
-        try:
-            return np.concatenate([none, *pool.map(_values, blocks, counts, [degree] * len(blocks))])
-        except BrokenProcessPool as error:
-            raise PcdiffError(
-                "flow polynomials: a worker process ended early (no memory, killed, or called from a script without "
-                "`if __name__ == '__main__':`); with one worker none is started"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    return np.concatenate([none, *map(_values, blocks, counts, [degree] * len(blocks))])
 
 
 def prime_columns(vertices: int = 4, edges: int = 4, degree: int = 4) -> npt.NDArray[np.int64]:
