@@ -54,11 +54,12 @@ quickstart-halos: $(VENV)/installed-halos
 	@echo "report              report-halos/index.html"
 	@echo "run                 runs/halos_quick"
 
-# What configs/halos.yaml trains on and is compared with: 2,000 boxes, of which 200 are of one universe.
-HALOS = $(foreach part,lhc_train lhc_validation lhc_test fiducial,data/halos_$(part).hdf5)
+# What configs/halos.yaml trains on and is compared with: 3,600 boxes, of which 200 are of one universe.
+HALOS = $(foreach part,lhc_train lhc_train_2 lhc_validation lhc_test fiducial,data/halos_$(part).hdf5)
 halos-data: $(HALOS)
 
 data/halos_lhc_train.hdf5: BOXES = -n 1600 --seed 41
+data/halos_lhc_train_2.hdf5: BOXES = -n 1600 --seed 46
 data/halos_lhc_validation.hdf5: BOXES = -n 60 --seed 43
 data/halos_lhc_test.hdf5: BOXES = -n 140 --seed 44
 data/halos_fiducial.hdf5: BOXES = -n 200 --seed 42 --omega-m 0.3175 --sigma-8 0.834

@@ -73,12 +73,15 @@ def posterior(chosen: argparse.Namespace, generator: Generator) -> Found:
     """Of the first boxes of the hypercube; those that are in the file of an earlier run are taken from there."""
     file = chosen.data / "halos_lhc_test.hdf5"
     test = boxes(file, 0, chosen.count)
-    train = pcdiff.read(chosen.data / "halos_lhc_train.hdf5")
+    train = pcdiff.read(chosen.data / "halos_lhc_train*.hdf5")
     name = Path(chosen.generator).name
     kept = chosen.kept or chosen.data / f"halos_posterior_{name}.jsonl"
     lines = halos_posterior.inferred(chosen.generator, file, test, kept, chosen.levels, chosen.workers, chosen.device)
     found = halos_posterior.measured(generator, train, test, lines)
-    return found | {"levels": chosen.levels, "on": sorted({line["on"] for line in lines})}, lambda: halos_posterior.figure(found)
+    return found | {
+        "levels": chosen.levels,
+        "on": sorted({line["on"] for line in lines}),
+    }, lambda: halos_posterior.figure(found)
 
 
 def seam(chosen: argparse.Namespace, generator: Generator) -> Found:

@@ -26,7 +26,9 @@ import numpy as np
 from tables import update_readme
 
 import pcdiff
+from pcdiff import physics
 from pcdiff.clouds import PointClouds
+from pcdiff.executors import processes
 from pcdiff.files import write_json
 from pcdiff.physics import observables, profiles
 from pcdiff.physics.jets import flow_polynomials
@@ -88,7 +90,12 @@ def measure(count: int, workers: int) -> dict[str, Any]:
     # Loads the graphs, which every process does once.
     flow_polynomials(some[:1])
     alone, clustering = reference_polynomials(some), reference_clustering(some)
-    polynomials = seconds(lambda: flow_polynomials(clouds, workers=workers))
+    polynomials = seconds(lambda: flow_polynomials(clouds))
+    # Of clouds that nothing is remembered of.
+    whole, again = jets(count), jets(count)
+    here = seconds(lambda: physics.measure(whole))
+    with processes(workers)(workers) as pool:
+        there = seconds(lambda: physics.measure(again, pool=pool))
     kilobytes = {"workers": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}
     parts = dict(each(clouds))
     kilobytes["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -101,6 +108,7 @@ def measure(count: int, workers: int) -> dict[str, Any]:
         "jets": count,
         "workers": workers,
         "polynomials": {"seconds": polynomials, "reference": alone * count, "ratio": alone * count / polynomials},
+        "processes": {"seconds": there, "reference": here, "ratio": here / there},
         "others": {
             "seconds": total,
             "reference": clustering * count,
@@ -114,17 +122,22 @@ def measure(count: int, workers: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The results in Markdown."""
     polynomials, others, memory = found["polynomials"], found["others"], found["peak_megabytes"]
+    pooled = found["processes"]
     slowest = sorted(others["each"].items(), key=lambda item: -item[1])[:6]
     lines = [
         f"| {found['jets']:,} jets | seconds | reference | ratio |",
         "| --- | --- | --- | --- |",
         (
-            f"| 36 energy-flow polynomials, {found['workers']} processes | {polynomials['seconds']:.1f} | EnergyFlow in one process: "
+            f"| 36 energy-flow polynomials, one process | {polynomials['seconds']:.1f} | EnergyFlow in one process: "
             f"{polynomials['reference']:.1f} s | {polynomials['ratio']:.2f} times as fast |"
         ),
         (
             f"| all other observables and profiles ({len(others['each'])}), one process | {others['seconds']:.1f} | anti-kT clustering: "
             f"{others['reference']:.1f} s | {others['ratio']:.1f} times as long |"
+        ),
+        (
+            f"| all of them, {found['workers']} processes | {pooled['seconds']:.1f} | one process: {pooled['reference']:.1f} s | "
+            f"{pooled['ratio']:.2f} times as fast |"
         ),
         "",
         "The longest of the others: " + ", ".join(f"{name} {value:.1f} s" for name, value in slowest) + ".",

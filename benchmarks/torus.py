@@ -60,6 +60,8 @@ def configured(name: str, chosen: argparse.Namespace) -> Config:
             f"output={chosen.runs / name.replace(', ', '-')}",
             f"data.train={chosen.data / 'halos_lhc_train.hdf5'}",
             f"data.validation={chosen.data / 'halos_lhc_validation.hdf5'}",
+            # A net for a CPU.
+            *("net.hidden=96", "net.vectors=32", "net.layers=4", "net.neighbours=12", "optim.ema=0.999"),
             f"training.steps={steps}",
             f"training.points_per_batch={chosen.points}",
             f"training.validate_every={steps}",

@@ -48,7 +48,7 @@ def periodic_edges(position: Tensor, mask: Tensor, neighbours: int, period: floa
         period: side of the box.
 
     Returns:
-        Shape (2, E), int64: source and target, numbered over the valid points of all clouds in order.
+        Shape (2, E), int64: source and target, numbered over the valid points of all clouds in order; targets do not fall.
     """
     if position.device.type == "cpu" or mask.shape[1] ** 2 > _PAIRS:
         return _by_tree(position, mask, neighbours, period)
@@ -60,7 +60,7 @@ def _by_distance(position: Tensor, mask: Tensor, neighbours: int, period: float)
     position = position.detach()
     most = max(1, _PAIRS // mask.shape[1] ** 2)
     edges, first = [], torch.zeros((), dtype=torch.int64, device=mask.device)
-    for places, valid in zip(position.split(most), mask.split(most), strict=True):
+    for places, valid in zip(torch.split(position, most), torch.split(mask, most), strict=True):
         squared = places.new_zeros(*valid.shape, valid.shape[1])
         for along in places.unbind(dim=2):
             step = along[:, :, None] - along[:, None, :]

@@ -23,7 +23,9 @@ to rounding, and none of them needs to be learned.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ __all__ = ["PeriodicGraphNet"]
 
 # The functions of a distance: bumps even in its logarithm, between these ends in units of the denoiser.
 _BUMPS, _NEAREST, _FARTHEST = 20, 0.1, 50.0
+# Points that hear of their neighbours together, on a CPU.
+_TARGETS = 128
 
 
 class PeriodicGraphNet(PeriodicNet):
@@ -92,8 +96,9 @@ class PeriodicGraphNet(PeriodicNet):
             v = self.vector_entry(points.vectors[mask].transpose(1, 2))
         else:
             v = s.new_zeros(len(s), 3, self.vector_entry.out_features)
+        parts = _in_parts(edges, basis, direction, len(place))
         for layer in self.layers:
-            s, v = layer(s, v, edges, basis, direction, points.context, cloud, mask, phases)
+            s, v = layer(s, v, parts, points.context, cloud, mask, phases)
         s, v = self.norm(s, v)
         vectors = s.new_zeros(*mask.shape, 1 + len(self.torus.vectors), 3)
         vectors[mask] = self.vector_exit(v).transpose(1, 2)
@@ -180,9 +185,7 @@ class _Layer(nn.Module):
         self,
         s: Tensor,
         v: Tensor,
-        edges: Tensor,
-        basis: Tensor,
-        direction: Tensor,
+        parts: Sequence[_Edges],
         context: Tensor,
         cloud: Tensor,
         mask: Tensor,
@@ -191,7 +194,7 @@ class _Layer(nn.Module):
         """Numbers s (P, F) and vectors v (P, 3, V) of all points to the next ones."""
         shift_1, shift_2 = self.context(context)[cloud].chunk(2, dim=1)
         normed, turned = self.norm(s, v)
-        heard, pulled = self.message(normed + shift_1, turned, edges, basis, direction)
+        heard, pulled = self.message(normed + shift_1, turned, parts)
         s, v = s + heard, v + pulled
         if self.far is not None and phases is not None:
             heard, pulled = self.far(normed, turned, context, mask, phases)
@@ -205,6 +208,33 @@ class _Layer(nn.Module):
         return s + number, v + vector[:, None, :] * left
 
 
+@dataclass(frozen=True)
+class _Edges:
+    """The edges to some consecutive points: their ends (2, E), the target counted from the first of these points; functions of their lengths
+    (E, bumps); their directions (E, 3)."""
+
+    ends: Tensor
+    basis: Tensor
+    direction: Tensor
+    targets: int
+
+
+def _in_parts(edges: Tensor, basis: Tensor, direction: Tensor, points: int) -> list[_Edges]:
+    """All edges, which are in the order of their targets; on a CPU so few at a time that what flows along them stays in its cache."""
+    at_a_time = _TARGETS if edges.device.type == "cpu" else max(1, points)
+    first = torch.arange(0, points, at_a_time, device=edges.device)
+    bounds = [*torch.searchsorted(edges[1].contiguous(), first).tolist(), edges.shape[1]]
+    return [
+        _Edges(
+            torch.stack([edges[0, start:stop], edges[1, start:stop] - part * at_a_time]),
+            basis[start:stop],
+            direction[start:stop],
+            min(at_a_time, points - part * at_a_time),
+        )
+        for part, (start, stop) in enumerate(pairwise(bounds))
+    ]
+
+
 class _Message(MessagePassing):  # type: ignore[misc]
     """The sum over neighbours of PaiNN (arXiv 2102.03150), divided by the root of their number."""
 
@@ -215,13 +245,25 @@ class _Message(MessagePassing):  # type: ignore[misc]
         self.gate_2 = nn.Linear(hidden, sum(self.sizes))
         self.filter = nn.Linear(_BUMPS, sum(self.sizes), bias=False)
 
-    def forward(self, s: Tensor, v: Tensor, edges: Tensor, basis: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """s (P, F), v (P, 3, V), edges (2, E), basis (E, bumps), direction (E, 3)."""
+    def forward(self, s: Tensor, v: Tensor, parts: Sequence[_Edges]) -> tuple[Tensor, Tensor]:
+        """s (P, F), v (P, 3, V)."""
         points, hidden = s.shape
         gate = self.gate_2(F.silu(self.gate_1(s)))
         sent = torch.cat([gate, v.flatten(1)], dim=1)
-        found = self.propagate(edges, sent=sent, filters=self.filter(basis), direction=direction, size=(points, points))
-        found = found * (points / max(1, edges.shape[1])) ** 0.5
+        found = torch.cat(
+            [
+                self.propagate(
+                    part.ends,
+                    sent=sent,
+                    filters=self.filter(part.basis),
+                    direction=part.direction,
+                    size=(points, part.targets),
+                )
+                for part in parts
+            ]
+        )
+        edges = sum(part.ends.shape[1] for part in parts)
+        found = found * (points / max(1, edges)) ** 0.5
         numbers, vectors = torch.split(found, [hidden, found.shape[1] - hidden], dim=1)
         return numbers, vectors.view(points, 3, -1)
 
@@ -231,7 +273,7 @@ class _Message(MessagePassing):  # type: ignore[misc]
         gate, vectors = torch.split(sent_j, [filters.shape[1], sent_j.shape[1] - filters.shape[1]], dim=1)
         number, along, step = torch.split(gate * filters, self.sizes, dim=1)
         v = vectors.view(len(filters), 3, -1)
-        pulled = along[:, None, :] * v + step[:, None, :] * direction[:, :, None]
+        pulled = torch.addcmul(along[:, None, :] * v, step[:, None, :], direction[:, :, None])
         return torch.cat([number, pulled.flatten(1)], dim=1)
 
 

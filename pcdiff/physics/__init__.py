@@ -82,7 +82,11 @@ def measure(clouds: PointClouds, where: str = "point clouds", pool: Executor | N
         _REQUIRED[kind](clouds, where)
     weights = _weights(clouds, where)
     blocks = [] if pool is None else _blocks(clouds)
-    found = _of_columns(clouds) if pool is None or len(blocks) < _FEWEST_BLOCKS else _joined(done(pool, _of_columns, blocks))
+    found = (
+        _of_columns(clouds)
+        if pool is None or len(blocks) < _FEWEST_BLOCKS
+        else _joined(done(pool, _of_columns, blocks))
+    )
     for name, values in found.values.items():
         if not np.isfinite(values).all():
             raise DataError(

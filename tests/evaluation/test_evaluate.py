@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import pcdiff
+from pcdiff import physics
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
 from pcdiff.evaluation import evaluate
@@ -46,6 +47,25 @@ def test_the_observables_of_the_constituents_momenta_give_a_scale_of_them_away(r
     assert not set(bad.blamed) & {"etarel", "phirel", "multiplicity", "ptd", "tau21", "d2", "girth"}
     page = (report.output / "index.html").read_text()
     assert page.count("differs from the truth</span>") == 1
+
+
+def test_a_cluster_finds_the_same_numbers(report, toy_jets, monkeypatch):
+    """Evaluation in blocks, on two workers of Dask."""
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(physics, "_BLOCK", 300)
+    samples = {
+        "good": toy_jets(400, 2, provenance={"sources": ["good.root"], "seed": 7}),
+        "<script>bad</script>": toy_jets(300, 3, scale=1.3),
+    }
+    found = evaluate(toy_jets(500, 1), samples, seed=3, dask="local:2")
+    here, there = report.to_dict(), found.to_dict()
+    assert here.pop("created") <= there.pop("created")
+    assert here == there
+
+
+def test_processes_and_a_cluster_exclude_each_other(toy_jets):
+    with pytest.raises(DataError, match="expected one of them"):
+        evaluate(toy_jets(50, 1), toy_jets(50, 2), workers=2, dask="local:2")
 
 
 def test_table_is_readable_as_plain_text(report):

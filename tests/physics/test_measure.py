@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import pcdiff
+from pcdiff import physics
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
+from pcdiff.executors import processes
 from pcdiff.physics import jets, measure, observables, profiles
+from pcdiff.resources import find
 from pcdiff.schema import jet_schema, vector_schema
 
 
@@ -36,6 +42,42 @@ def test_jets_have_all_observables_profiles_and_polynomials(gluons):
         assert measured.profiles[name].shape == (200, bins)
         assert len(profile.labels) == len(profile.edges)
         assert all((np.diff(edges) > 0).all() for edges in profile.edges)
+
+
+@pytest.mark.parametrize("kind", ["jets", "halos"])
+def test_processes_measure_the_same_in_blocks(kind, gluons, monkeypatch):
+    """Bit for bit, in as many blocks as there are for far larger sets."""
+    monkeypatch.setattr(physics, "_BLOCK", 1_000)
+    clouds = gluons if kind == "jets" else pcdiff.read(find("datasets/halos_pm/lhc_validation.hdf5"))[:9]
+    expected = measure(clouds)
+    with processes(2)(2) as pool:
+        found = measure(clouds, pool=pool)
+    assert len(physics._blocks(clouds)) >= physics._FEWEST_BLOCKS
+    assert found.values.keys() == expected.values.keys()
+    for name, values in expected.values.items():
+        np.testing.assert_array_equal(found.values[name], values)
+    for name, contents in expected.profiles.items():
+        assert (found.profiles[name] != contents).nnz == 0
+    for name, totals in expected.totals.items():
+        np.testing.assert_array_equal(found.totals[name], totals)
+    assert (found.polynomials is None) == (expected.polynomials is None) == (kind == "halos")
+    if kind == "jets":
+        np.testing.assert_array_equal(found.polynomials, expected.polynomials)
+    assert found.clouds is clouds
+    assert found.missing == expected.missing
+
+
+def test_what_one_block_lacks_is_missing_in_all(gluons, monkeypatch):
+    def some(clouds):
+        if clouds.counts[0] == gluons.counts[-1]:
+            raise DataError("not these")
+        return clouds.counts.astype(float)
+
+    about = observables("jets")["multiplicity"]
+    monkeypatch.setattr(physics, "observables", lambda kind: {"multiplicity": replace(about, function=some)})
+    found = physics._joined([physics._of_columns(part) for part in (gluons[:-1], gluons[-1:])])
+    assert "multiplicity" not in found.values
+    assert found.missing["multiplicity"] == "not these"
 
 
 def test_profiles_of_gluon_jets_lie_within_their_bins(gluons):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.errors import DataError
+from pcdiff.errors import DataError, PcdiffError
 from pcdiff.physics.jets.constituents import columns
 
 __all__ = ["flow_polynomial_graphs", "flow_polynomials", "prime_columns"]
