@@ -114,7 +114,7 @@ def parsed() -> argparse.Namespace:
         "posterior": {
             "count": (100, "held-out boxes"),
             "workers": (1, "processes"),
-            "levels": (16, "of noise, of the posterior"),
+            "levels": (12, "of noise, of the posterior"),
         },
         "seam": {
             "volumes": (40, "volumes of two boxes"),

@@ -9,7 +9,8 @@ only the diffusion term depends on theta,
 
     D(theta) = 1/2 int E |eps - eps_hat(x_t, theta)|^2 d log_snr.
 
-The levels are even in log-SNR, and at each there are two draws of noise, a and b. All theta see the same levels and draws, so D is as smooth in
+The levels are even in log-SNR, but fewer where the noise is far larger than the scatter of the points, which tells theta hardly apart; at each there are
+two draws of noise, a and b. All theta see the same levels and draws, so D is as smooth in
 theta as the net, and a cubic spline through few theta gives it: first on a coarse grid over the prior, then on one of as many theta where the posterior
 is. The noise of the draws is an error like any other. With the surfaces a and b of each level, (a + b) / 2 is known up to (a - b) / 2; the posterior is the
 mean of those of many surfaces (a + b) / 2 + z (a - b) / 2, z standard normal for each level.
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.interpolate import RegularGridInterpolator
+from torch import Tensor
 
 from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
@@ -44,11 +46,13 @@ __all__ = ["Posterior", "posteriors"]
 Floats = npt.NDArray[np.float64]
 
 # Theta a feature of the coarse grid and of the fine one, and points a feature on which the posterior is tabulated.
-_COARSE, _FINE, _TABLE = 5, 5, 121
+_COARSE, _FINE, _TABLE = 4, 4, 121
 # Of the fine grid: how many standard deviations it reaches, and its least size as a part of the prior.
 _REACH, _LEAST = 4.0, 0.2
 # Levels of the coarse surface, and surfaces that the noise of the draws is averaged over.
-_COARSE_LEVELS, _SURFACES = 8, 128
+_COARSE_LEVELS, _SURFACES = 6, 128
+# Below this log-SNR levels are so many times farther apart.
+_NOISY, _FARTHER = -4.0, 4.0
 # Probability at the edge of a grid, away from that of the prior, at which the grid was too small; and how often it is moved.
 _CUT, _MOVES = 0.01, 2
 
@@ -102,7 +106,7 @@ def posteriors(
     clouds: PointClouds,
     *,
     features: Sequence[str] | None = None,
-    levels: int = 16,
+    levels: int = 12,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[int], None] | None = None,
@@ -193,8 +197,8 @@ class _Surface:
         out = np.empty((levels, 2, len(theta)))
         for level in range(levels):
             for draw in range(2):
-                unit = (level + shift[draw]) / levels
-                t = schedule.time(high + (low - high) * unit).clamp(schedule.t_min, schedule.t_max).float()
+                log_snr, spacing = _level((level + shift[draw]) / levels, high, low)
+                t = schedule.time(log_snr).clamp(schedule.t_min, schedule.t_max).float()
                 noise = torch.randn(batch.x.shape, generator=rng).to(self.device) * batch.mask[..., None]
                 errors = [
                     squared_error(
@@ -207,8 +211,18 @@ class _Surface:
                     )
                     for part in parts
                 ]
-                out[level, draw] = -(high - low) / (2 * levels) * torch.cat(errors).double().cpu().numpy()
+                out[level, draw] = -spacing / (2 * levels) * torch.cat(errors).double().cpu().numpy()
         return out
+
+
+def _level(unit: Tensor, high: float, low: float) -> tuple[Tensor, float]:
+    """The log-SNR at a unit of the way from the highest to the lowest, and how fast it falls there a unit."""
+    middle = min(max(_NOISY, low), high)
+    length = (high - middle) + (middle - low) / _FARTHER
+    at = high - length * unit
+    if at >= middle:
+        return at, length
+    return middle - _FARTHER * (middle - at), _FARTHER * length
 
 
 def _with(cloud: PointClouds, rows: dict[str, npt.NDArray[np.float32]], described: Schema) -> PointClouds:

@@ -69,7 +69,13 @@ class PeriodicGraphNet(PeriodicNet):
         self.vector_entry = nn.Linear(max(1, len(torus.vectors)), config.vectors, bias=False)
         self.waves = _Waves(config.waves, torus.period) if config.waves else None
         self.layers = nn.ModuleList(
-            _Layer(hidden, config.vectors, self.context_size, 0 if self.waves is None else self.waves.shells)
+            _Layer(
+                hidden,
+                config.vectors,
+                config.neighbours,
+                self.context_size,
+                0 if self.waves is None else self.waves.shells,
+            )
             for _ in range(config.layers)
         )
         self.norm = _Norm(hidden, config.vectors)
@@ -169,12 +175,12 @@ class _Norm(nn.Module):
 class _Layer(nn.Module):
     """What a point hears from its neighbours and in the waves of the box, and what it makes of it by itself."""
 
-    def __init__(self, hidden: int, vectors: int, context_size: int, shells: int) -> None:
+    def __init__(self, hidden: int, vectors: int, neighbours: int, context_size: int, shells: int) -> None:
         super().__init__()
         self.sizes = [hidden, vectors, vectors]
         self.norm = _Norm(hidden, vectors)
         self.context = nn.Linear(context_size, 2 * hidden)
-        self.message = _Message(hidden, vectors)
+        self.message = _Message(hidden, vectors, neighbours)
         self.far = _Far(hidden, vectors, context_size, shells) if shells else None
         self.update_norm = _Norm(hidden, vectors)
         self.mix = nn.Linear(vectors, 2 * vectors, bias=False)
@@ -238,8 +244,9 @@ def _in_parts(edges: Tensor, basis: Tensor, direction: Tensor, points: int) -> l
 class _Message(MessagePassing):  # type: ignore[misc]
     """The sum over neighbours of PaiNN (arXiv 2102.03150), divided by the root of their number."""
 
-    def __init__(self, hidden: int, vectors: int) -> None:
+    def __init__(self, hidden: int, vectors: int, neighbours: int) -> None:
         super().__init__(aggr="sum")
+        self.neighbours = neighbours
         self.sizes = [hidden, vectors, vectors]
         self.gate_1 = nn.Linear(hidden, hidden)
         self.gate_2 = nn.Linear(hidden, sum(self.sizes))
@@ -249,12 +256,12 @@ class _Message(MessagePassing):  # type: ignore[misc]
         """s (P, F), v (P, 3, V)."""
         points, hidden = s.shape
         gate = self.gate_2(F.silu(self.gate_1(s)))
-        sent = torch.cat([gate, v.flatten(1)], dim=1)
         found = torch.cat(
             [
                 self.propagate(
                     part.ends,
-                    sent=sent,
+                    gate=gate,
+                    vectors=v.flatten(1),
                     filters=self.filter(part.basis),
                     direction=part.direction,
                     size=(points, part.targets),
@@ -267,14 +274,22 @@ class _Message(MessagePassing):  # type: ignore[misc]
         numbers, vectors = torch.split(found, [hidden, found.shape[1] - hidden], dim=1)
         return numbers, vectors.view(points, 3, -1)
 
-    def message(self, sent_j: Tensor, filters: Tensor, direction: Tensor) -> Tensor:
-        """What flows along each edge, shape (E, F + 3 V)."""
+    def message(self, gate_j: Tensor, vectors_j: Tensor, filters: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """What flows along each edge, shapes (E, F) and (E, 3 V)."""
         # Split and not sliced, whose derivatives fill whole tensors with zeros.
-        gate, vectors = torch.split(sent_j, [filters.shape[1], sent_j.shape[1] - filters.shape[1]], dim=1)
-        number, along, step = torch.split(gate * filters, self.sizes, dim=1)
-        v = vectors.view(len(filters), 3, -1)
+        number, along, step = torch.split(gate_j * filters, self.sizes, dim=1)
+        v = vectors_j.view(len(filters), 3, -1)
         pulled = torch.addcmul(along[:, None, :] * v, step[:, None, :], direction[:, :, None])
-        return torch.cat([number, pulled.flatten(1)], dim=1)
+        return number, pulled.flatten(1)
+
+    def aggregate(self, inputs: tuple[Tensor, Tensor], index: Tensor, dim_size: int) -> Tensor:
+        """The sum over the edges to each target, shape (targets, F + 3 V)."""
+        if len(index) == dim_size * self.neighbours:
+            # Targets in order, each with as many neighbours as any can have: faster than sums by index.
+            found = [part.view(dim_size, self.neighbours, part.shape[1]).sum(dim=1) for part in inputs]
+        else:
+            found = [part.new_zeros(dim_size, part.shape[1]).index_add_(0, index, part) for part in inputs]
+        return torch.cat(found, dim=1)
 
 
 class _Far(nn.Module):
