@@ -120,7 +120,7 @@ def parsed() -> argparse.Namespace:
             "volumes": (40, "volumes of two boxes"),
             "boxes": (40, "boxes to complete"),
             "steps": (30, "of the sampler"),
-            "repeats": (4, "of each step of a completion"),
+            "repeats": (16, "of each step of a completion"),
         },
         "waves": {"boxes": (100, "true boxes")},
     }

@@ -30,6 +30,9 @@ from pcdiff.transforms import Transform
 
 __all__ = ["by_mass", "complete", "torus_of"]
 
+# Above this log-SNR the noise of positions is below half of a unit, 0.6 Mpc/h in a box of 125 Mpc/h, closer than two halos can be.
+_SETTLED = 1.5
+
 
 def complete(
     generator: Generator,
@@ -39,7 +42,7 @@ def complete(
     region: Sequence[tuple[float, float]] | None = None,
     below: float | None = None,
     steps: int = 30,
-    repeats: int = 4,
+    repeats: int = 16,
     seed: int = 0,
     device: str = "auto",
 ) -> PointClouds:
@@ -53,7 +56,7 @@ def complete(
         region: where the added halos are: (low, high) for x, y and z in units of the box, within [0, box size]; anywhere when absent.
         below: the added halos have a log10_mass below this one.
         steps: of the sampler, even in log-SNR.
-        repeats: how often each step is taken (see :func:`pcdiff.diffusion.repaint`).
+        repeats: how often each step is taken (see :func:`pcdiff.diffusion.repaint`) down to the noise at which halos are where they stay.
         seed: the same seed gives the same halos.
         device: see :func:`pcdiff.bundle.pick_device`.
 
@@ -92,6 +95,7 @@ def complete(
     )
     denoiser = generator.denoiser.to(where)
     grid = generator.grid(generator.choose(steps=steps, grid="log-snr"))
+    settled = denoiser.schedule.log_snr(grid[:-1]) > _SETTLED
     with torch.inference_mode():
         x = repaint(
             Truncated(denoiser, least, most, denoiser.heads),
@@ -101,7 +105,7 @@ def complete(
             conditions,
             known=clean,
             where=held[..., None].expand(shape),
-            repeats=repeats,
+            repeats=[1 if done else repeats for done in settled.tolist()],
             draw=lambda: torch.randn(shape, generator=rng).to(where),
         )
     points = placed(x, denoiser.heads, float(denoiser.schedule.alpha(grid[-1:]))).cpu().numpy()

@@ -2,9 +2,9 @@ r"""Halo catalogues in volumes larger than the training box.
 
 A volume of whole multiples of the training box is covered by windows of its size that overlap by half. In each evaluation the net sees each window
 as a box of its own, and the prediction for a halo is the mean over the windows that it is in, with the weight sin^2(pi d / size) of its distance d from
-the border of each: there, where the net sees neighbours that are none, it is zero. The windows are made together, not one after another, and none is
-first; so there is no seam. What the volume lacks are fluctuations on scales larger than the training box. Overlapping predictions as in
-MultiDiffusion, arXiv 2302.08113.
+the border of each: there, where the net sees neighbours that are none, it is zero. The windows are made together, not one after another, and in each
+evaluation they begin elsewhere; so there is no seam at any place. What the volume lacks are fluctuations on scales larger than the training box. Overlapping
+predictions as in MultiDiffusion, arXiv 2302.08113.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def grow(
         count = int(generator.multiplicity.draw(normals, np.zeros(volumes, np.int64), given)[0].sum())
     where = pick_device(device)
     denoiser = generator.denoiser.to(where)
-    windowed = Windowed(denoiser, torus, boxes, _encoder(generator, features))
+    windowed = Windowed(denoiser, torus, boxes, _encoder(generator, features), seed)
     noise = torch.from_numpy(point_noise(word(seed, Purpose.PAIRS), 0, 1, count, len(transform.channels)))
     grid = generator.grid(generator.choose(steps=steps, grid="log-snr"))
     levels = Levels.of(denoiser, grid)
@@ -127,14 +127,18 @@ class Windowed:
         torus: its channels.
         boxes: length of the volume along each axis, in boxes.
         encode: from numbers of points to conditions.
+        seed: of where the windows begin, which the time decides too.
     """
 
-    def __init__(self, denoiser: Denoiser, torus: Torus, boxes: tuple[int, int, int], encode: Encode) -> None:
+    def __init__(
+        self, denoiser: Denoiser, torus: Torus, boxes: tuple[int, int, int], encode: Encode, seed: int = 0
+    ) -> None:
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.torus = torus
         self.boxes = boxes
         self.encode = encode
+        self.seed = seed
         # Along an axis of one box there is one window, the box itself, which is periodic in truth.
         starts = [np.arange(2 * n) / 2 if n > 1 else np.zeros(1) for n in boxes]
         self.starts = torus.period * np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -145,8 +149,11 @@ class Windowed:
         level = self.schedule.level(t)
         place = (x_t[0, :, channels] / level.alpha[0]).double()
         total, weight = torch.zeros_like(x_t[0]), torch.zeros_like(x_t[0, :, :1])
-        for first in range(0, len(self.starts), _AT_A_TIME):
-            starts = torch.from_numpy(self.starts[first : first + _AT_A_TIME]).to(place.device)
+        # Windows with the same borders at all times would leave fewer pairs across these than elsewhere.
+        rng = np.random.default_rng(word(self.seed, Purpose.STEPS, round(float(t[0]) * 2**32)))
+        all_starts = self.starts + self.torus.period / 2 * rng.random(3)
+        for first in range(0, len(all_starts), _AT_A_TIME):
+            starts = torch.from_numpy(all_starts[first : first + _AT_A_TIME]).to(place.device)
             inside, share = self._inside(place, starts)
             sizes = inside.sum(dim=1)
             width = int(sizes.max())

@@ -203,6 +203,31 @@ def test_windows_of_a_repeated_box_see_the_box_itself(generator: Generator, tmp_
     torch.testing.assert_close(single, expected, atol=1e-10, rtol=1e-10)
 
 
+def test_windows_begin_elsewhere_at_each_time(generator: Generator) -> None:
+    """Of clustered points, the numbers in the windows tell where these begin; the seed and the time decide it."""
+    torus, found = generator.transform.torus, []
+    assert torus is not None
+
+    def encode(counts):
+        found.append(tuple(counts))
+        return torch.zeros(len(counts), 2)
+
+    rng = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 60, 7, generator=rng)
+    x[..., :3] = 200 * torch.rand(1, 60, 3, generator=rng)
+    for seed, time in ((1, 0.2), (1, 0.2), (1, 0.21), (2, 0.2)):
+        t = torch.tensor([time])
+        windowed = Windowed(generator.denoiser, torus, (2, 2, 2), encode, seed)
+        scaled = x * torch.where(torch.arange(7) < 3, generator.denoiser.schedule.alpha(t), 1)
+        with torch.no_grad():
+            windowed(scaled.float(), t, torch.ones(1, 60, dtype=torch.bool), torch.zeros(1, 0))
+    calls = len(found) // 4
+    first, again, later, other = (found[k * calls : (k + 1) * calls] for k in range(4))
+    assert first == again
+    assert first != later
+    assert first != other
+
+
 def test_bad_arguments_are_named(generator: Generator) -> None:
     known = boxes(2, 5)
     with pytest.raises(DataError, match="complete: counts of shape"):

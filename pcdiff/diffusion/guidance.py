@@ -276,7 +276,7 @@ def repaint(
     *,
     known: Tensor,
     where: Tensor,
-    repeats: int = 10,
+    repeats: int | Sequence[int] = 10,
     draw: Draw,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -293,7 +293,7 @@ def repaint(
         cond: shape (B, C).
         known: clean values, shape (B, N, F).
         where: true where they are known, shape (B, N, F), bool.
-        repeats: how often each step is taken.
+        repeats: how often each step is taken, or one number for each step.
         draw: fresh noise.
         callback: sees the first taking of each step.
 
@@ -302,15 +302,16 @@ def repaint(
     """
     levels = Levels.of(denoiser, grid)
     valid = mask[..., None]
+    often = [repeats] * levels.steps if isinstance(repeats, int) else repeats
     x = levels.start(noise, mask)
     for i in range(levels.steps):
         pair = Levels.of(denoiser, levels.t[i : i + 2])
         scale = levels.alpha[i] / levels.alpha[i + 1]
         back = (levels.sigma[i] ** 2 - (scale * levels.sigma[i + 1]) ** 2) ** 0.5
-        for k in range(repeats):
+        for k in range(often[i]):
             shown = at_step(callback, i) if k == 0 else None
             lower = follow(denoiser, x, pair, mask, cond, order=1, eta=1.0, draw=draw, callback=shown)
             seen = levels.alpha[i + 1] * known + levels.sigma[i + 1] * draw()
             lower = torch.where(where, seen, lower) * valid
-            x = lower if k + 1 == repeats else scale * lower + back * draw() * valid
+            x = lower if k + 1 == often[i] else scale * lower + back * draw() * valid
     return torch.where(where, known, x) * valid

@@ -295,6 +295,31 @@ def test_repaint_keeps_padding_and_known_values() -> None:
     assert seen == list(range(5))
 
 
+def test_repaint_takes_each_step_as_often_as_it_is_told() -> None:
+    noise, mask, cond = clouds(621)
+    denoiser, times = epic(), []
+
+    def counted(x, t, mask, cond):
+        times.append(float(t[0]))
+        return denoiser(x, t, mask, cond)
+
+    counted.schedule, counted.heads = denoiser.schedule, denoiser.heads
+    grid = log_snr_grid(CosineSchedule(), 4)
+    with torch.no_grad():
+        repaint(
+            counted,
+            noise,
+            grid,
+            mask,
+            cond,
+            known=noise,
+            where=torch.zeros_like(noise, dtype=torch.bool),
+            repeats=[3, 1, 2, 1],
+            draw=drawer(noise, seeded(622)),
+        )
+    assert times == [float(grid[step]) for step in (0, 0, 0, 1, 2, 2, 3)]
+
+
 # Posterior sampling
 
 
