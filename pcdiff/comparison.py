@@ -37,7 +37,7 @@ def compare_runs(
     draws: int = 20,
     seed: int = 0,
     device: str = "auto",
-    workers: int | None = None,
+    workers: int = 1,
     dask: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:

@@ -3,7 +3,7 @@ r"""Halo catalogues in volumes larger than the training box.
 A volume of whole multiples of the training box is covered by windows of its size that overlap by half. In each evaluation the net sees each window
 as a box of its own, and the prediction for a halo is the mean over the windows that it is in, with the weight sin^2(pi d / size) of its distance d from
 the border of each: there, where the net sees neighbours that are none, it is zero. The windows are made together, not one after another, and in each
-evaluation they begin elsewhere; so there is no seam at any place. What the volume lacks are fluctuations on scales larger than the training box. Overlapping
+evaluation they begin elsewhere; so no place is at a border throughout. What the volume lacks are fluctuations on scales larger than the training box. Overlapping
 predictions as in MultiDiffusion, arXiv 2302.08113.
 """
 

@@ -274,7 +274,7 @@ def test_the_help_shows_the_defaults_of_python(capsys: pytest.CaptureFixture[str
 
     for command, function, names in (
         (["sample"], pcdiff.Generator.iterate, ("seed", "device")),
-        (["evaluate"], evaluate, ("draws", "seed", "most")),
+        (["evaluate"], evaluate, ("draws", "seed", "workers", "most")),
         (["reweight"], reweight, ("kind", "folds", "seed")),
         (["data", "make", "jets"], make_jets, ("radius", "eta", "constituents", "seed")),
         (["data", "make", "toy"], toy, ("seed",)),

@@ -249,12 +249,7 @@ def _add_judging(parser: _Parser) -> None:
         "--fpnd", action="store_true", help="also FPND from real JetNet jets; first: pcdiff data fetch fpnd"
     )
     parser.add_argument("--draws", metavar="N", type=count, help="number of bootstrap resamples")
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=count,
-        help="processes that compute observables; without, there are none beside this one",
-    )
+    parser.add_argument("--workers", metavar="N", type=count, help="processes that compute observables")
     parser.add_argument("--dask", metavar="WHERE", help=f"a cluster in their place: {CLUSTER}")
 
 

@@ -49,7 +49,7 @@ def evaluate(
     fpnd: bool = False,
     draws: int = 20,
     seed: int = 0,
-    workers: int | None = None,
+    workers: int = 1,
     dask: str | None = None,
     most: int = 100_000,
     progress: Callable[[str], None] | None = None,
@@ -72,7 +72,7 @@ def evaluate(
         fpnd: the distance from real JetNet jets too, with what ``pcdiff data fetch fpnd`` fetches; five seconds for 1,000 jets.
         draws: number of bootstrap resamples, at least 2.
         seed: same seed, same numbers.
-        workers: number of processes that compute the observables; none but this one when absent.
+        workers: number of processes that compute the observables.
         dask: a cluster that takes their place (:func:`pcdiff.executors.dask_workers`).
         most: how many clouds of each set are used at most.
         progress: called with what is being done, in words.
@@ -148,12 +148,12 @@ def evaluate(
     return replace(evaluation, output=folder)
 
 
-def _pool(workers: int | None, dask: str | None) -> AbstractContextManager[Executor | None]:
+def _pool(workers: int, dask: str | None) -> AbstractContextManager[Executor | None]:
     """What computes observables, None where this process does."""
-    if dask is None and workers in (None, 1):
+    if dask is None and workers == 1:
         return nullcontext()
     # Each process is started when there is work for it.
-    return chosen_executors(workers, dask)(workers or 1)
+    return chosen_executors(None if workers == 1 else workers, dask)(workers)
 
 
 def _classified(
