@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import pcdiff
 from pcdiff import physics
@@ -65,6 +66,22 @@ def test_processes_measure_the_same_in_blocks(kind, gluons, monkeypatch):
         np.testing.assert_array_equal(found.polynomials, expected.polynomials)
     assert found.clouds is clouds
     assert found.missing == expected.missing
+
+
+@pytest.mark.parametrize("kind", ["jets", "halos"])
+def test_threads_of_blas_change_nothing(kind, gluons):
+    """A worker process has one, the process that it works for as many as there are cores."""
+    clouds = gluons if kind == "jets" else pcdiff.read(find("datasets/halos_pm/lhc_validation.hdf5"))[:9]
+    with threadpool_limits(1, user_api="blas"):
+        expected = measure(clouds)
+    with threadpool_limits(2, user_api="blas"):
+        found = measure(clouds)
+    for name, values in expected.values.items():
+        np.testing.assert_array_equal(found.values[name], values)
+    for name, contents in expected.profiles.items():
+        assert (found.profiles[name] != contents).nnz == 0
+    if kind == "jets":
+        np.testing.assert_array_equal(found.polynomials, expected.polynomials)
 
 
 def test_what_one_block_lacks_is_missing_in_all(gluons, monkeypatch):
