@@ -87,8 +87,8 @@ def posterior(chosen: argparse.Namespace, generator: Generator) -> Found:
 def seam(chosen: argparse.Namespace, generator: Generator) -> Found:
     """Of so many volumes and completed boxes."""
     truth = boxes(chosen.data / "halos_fiducial.hdf5", 0, chosen.boxes)
-    volumes = halos_seam.grown(generator, chosen.volumes, chosen.steps, chosen.seed)
-    single = generator.sample(2 * chosen.volumes, seed=chosen.seed, steps=chosen.steps, conditions=FIDUCIAL)
+    volumes = halos_seam.grown(generator, chosen.volumes, chosen.grow_steps, chosen.seed)
+    single = halos_seam.single(generator, 2 * chosen.volumes, chosen.grow_steps, chosen.seed)
     completed = halos_seam.completed(generator, truth, chosen.steps, chosen.repeats, chosen.seed)
     found = halos_seam.measured(truth, volumes, single, completed)
     return found, lambda: halos_seam.figure(found)
@@ -118,8 +118,9 @@ def parsed() -> argparse.Namespace:
         },
         "seam": {
             "volumes": (40, "volumes of two boxes"),
+            "grow-steps": (20, "of their sampler"),
             "boxes": (40, "boxes to complete"),
-            "steps": (30, "of the sampler"),
+            "steps": (30, "of the sampler of completions"),
             "repeats": (16, "of each step of a completion"),
         },
         "waves": {"boxes": (100, "true boxes")},

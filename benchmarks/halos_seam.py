@@ -1,13 +1,14 @@
-"""Whether larger volumes have seams, and whether completed boxes fit to what was known: part `seam` of halos.py.
+"""Whether larger volumes have lost correlation, and whether completed boxes fit to what was known: part `seam` of halos.py.
 
-The windows of a volume of two boxes along x have borders at each half of a box. A pair of halos at a separation (dx, dy, dz) straddles a border,
-wherever it lies, with the probability |dx| / spacing. So pairs elsewhere, each with the weight |dx| / (spacing - |dx|), stand for as many pairs of the same
-orientations as those that straddle one. n halos without correlation in a volume V would have
+The windows of a volume of two boxes along x begin elsewhere in each evaluation, so what they lose is lost alike everywhere in it. But along x alone: along y
+and z each window is periodic as the volume is. So pairs are counted by their direction, those along x with |dx| > r / 2 and those across x, half of all
+directions each. n halos without correlation in a volume V would have
 
-    planes * area * n (n - 1) / V^2 * pi / 4 (r_2^4 - r_1^4)
+    n (n - 1) / (2 V) * 4 pi / 3 (r_2^3 - r_1^3) / 2
 
-straddling pairs of separations from r_1 to r_2. The same formula with 2 n_1 n_2 in place of n (n - 1) is that of pairs of n_1 halos in one half of a box and
-n_2 in the other.
+of separations from r_1 to r_2 in each half. Between n_1 halos in one half of a box and n_2 in the other, without correlation, there would be
+
+    planes * area * 2 n_1 n_2 / V^2 * pi / 4 (r_2^4 - r_1^4).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from halo_statistics import FIDUCIAL, Estimate, chi_squared_of, pm
+from halo_statistics import FIDUCIAL, Estimate, chi_squared, chi_squared_of, pm, pulls
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -27,20 +28,19 @@ from scipy.spatial import cKDTree
 
 from pcdiff.clouds import PointClouds
 from pcdiff.completion import complete
-from pcdiff.evaluation.style import STYLE, TRUTH, colour, marker, page, panel
+from pcdiff.evaluation.style import STYLE, colour, marker, page, panel
 from pcdiff.generator import Generator
 from pcdiff.schema import POSITION
 from pcdiff.volumes import grow
 
 Floats = npt.NDArray[np.float64]
 
-# In Mpc/h, of equal ratio; near a border there are few close pairs.
+# In Mpc/h, of equal ratio.
 EDGES = np.geomspace(3.2, 20.0, 6)
 # Halos heavier than this log10 mass are known where light ones are added.
 MASSIVE = 13.7
 _SHELLS = 4 / 3 * np.pi * np.diff(EDGES**3)
 _SLOPES = np.pi / 4 * np.diff(EDGES**4)
-_PLACES = 10
 # Boxes that are completed at a time.
 _AT_A_TIME = 4
 
@@ -48,6 +48,12 @@ _AT_A_TIME = 4
 def grown(generator: Generator, volumes: int, steps: int, seed: int) -> list[PointClouds]:
     """Volumes of two boxes along x, of the fiducial universe."""
     return [grow(generator, (2, 1, 1), FIDUCIAL, steps=steps, seed=seed + k) for k in range(volumes)]
+
+
+def single(generator: Generator, count: int, steps: int, seed: int) -> PointClouds:
+    """Boxes of the fiducial universe, by the sampler of volumes."""
+    chosen: dict[str, Any] = {"sampler": "ddim", "order": 2, "grid": "log-snr", "steps": steps}
+    return generator.sample(count, seed=seed, conditions=FIDUCIAL, **chosen)
 
 
 def completed(generator: Generator, truth: PointClouds, steps: int, repeats: int, seed: int) -> dict[str, PointClouds]:
@@ -69,23 +75,16 @@ def completed(generator: Generator, truth: PointClouds, steps: int, repeats: int
     return found
 
 
-def straddling(place: Floats, sides: Floats, spacing: float) -> tuple[Floats, Floats, Floats]:
-    """Pairs of halos (n, 3) across a border, weighted ones elsewhere, and those without correlation, shape (b,) each."""
+def directed(place: Floats, sides: Floats) -> tuple[Floats, Floats, Floats]:
+    """Pairs of halos (n, 3) along x and across it, shape (b,) each, and those of n halos without correlation in either, shape (b,)."""
     pairs = cKDTree(place, boxsize=sides).query_pairs(EDGES[-1], output_type="ndarray")
     apart = place[pairs[:, 1]] - place[pairs[:, 0]]
     apart -= sides * np.round(apart / sides)
-    dx = apart[:, 0]
-    start = np.where(dx >= 0, place[pairs[:, 0], 0], place[pairs[:, 1], 0])
-    crossing = np.mod(start, spacing) + np.abs(dx) >= spacing
-    weight = np.abs(dx) / (spacing - np.abs(dx))
-    bins = np.searchsorted(EDGES, np.linalg.norm(apart, axis=1), side="right") - 1
-    inside = (bins >= 0) & (bins < len(_SHELLS))
-    across, elsewhere = (
-        np.bincount(bins[inside], each[inside], len(_SHELLS)) for each in (crossing, ~crossing * weight)
-    )
-    n, planes = len(place), sides[0] / spacing
-    volume = np.prod(sides)
-    return across, elsewhere, planes * sides[1] * sides[2] * n * (n - 1) / volume**2 * _SLOPES
+    separation = np.linalg.norm(apart, axis=1)
+    bins = np.searchsorted(EDGES, separation, side="right") - 1
+    inside, along = (bins >= 0) & (bins < len(_SHELLS)), np.abs(apart[:, 0]) > separation / 2
+    counts = [np.bincount(bins[inside & way], minlength=len(_SHELLS)).astype(float) for way in (along, ~along)]
+    return counts[0], counts[1], len(place) * (len(place) - 1) / 4 * _SHELLS / np.prod(sides)
 
 
 def _boxes(clouds: PointClouds) -> Iterator[tuple[Floats, Floats]]:
@@ -98,17 +97,15 @@ def _boxes(clouds: PointClouds) -> Iterator[tuple[Floats, Floats]]:
         yield np.mod(place[first:last], sides[at]), sides[at]
 
 
-def _sides_of_borders(sets: Sequence[PointClouds], spacing: float) -> dict[str, Estimate]:
-    """xi across borders and elsewhere, their difference, and the density beside the borders."""
-    rows = [(straddling(place, sides, spacing), place) for clouds in sets for place, sides in _boxes(clouds)]
-    across, elsewhere, expected = (np.array([row[0][k] for row in rows]) for k in range(3))
-    cells = [np.histogram(np.mod(place[:, 0], spacing), _PLACES, (0, spacing))[0] for _, place in rows]
-    numbers = np.array([[len(place)] * _PLACES for _, place in rows], float)
+def _by_direction(sets: Sequence[PointClouds]) -> dict[str, Estimate]:
+    """xi along x, across it, the difference of both, and of all pairs."""
+    rows = [directed(place, sides) for clouds in sets for place, sides in _boxes(clouds)]
+    along, across, expected = (np.array([row[k] for row in rows]) for k in range(3))
     return {
+        "along": Estimate.of(along - expected, expected),
         "across": Estimate.of(across - expected, expected),
-        "elsewhere": Estimate.of(elsewhere - expected, expected),
-        "difference": Estimate.of(across - elsewhere, expected),
-        "density": Estimate.of(np.array(cells) * float(_PLACES), numbers),
+        "difference": Estimate.of(along - across, expected),
+        "all": Estimate.of(along + across - 2 * expected, 2 * expected),
     }
 
 
@@ -130,22 +127,28 @@ def cross(clouds: PointClouds, first: npt.NDArray[np.bool_], halves: bool) -> Es
 def measured(
     truth: PointClouds, volumes: Sequence[PointClouds], single: PointClouds, finished: Mapping[str, PointClouds]
 ) -> dict[str, Any]:
-    """Of volumes, of generated and true boxes with borders where there are none, and of completed boxes."""
+    """Of volumes, of generated and true boxes beside them, and of completed boxes."""
     size = float(truth.feature("box_size")[0])
-    spacing = size / 2
     found: dict[str, Any] = {"volumes": len(volumes), "single": len(single), "boxes": len(truth)}
-    borders = {
-        "volumes": _sides_of_borders(volumes, spacing),
-        "single": _sides_of_borders([single], spacing),
-        "truth": _sides_of_borders([truth], spacing),
+    sets = {
+        "volumes": _by_direction(volumes),
+        "single": _by_direction([single]),
+        "truth": _by_direction([truth]),
     }
-    found["borders"] = {
+    found["directions"] = {
         name: {key: _stored(each) for key, each in of.items()} | {"chi_squared": chi_squared_of(of["difference"])}
-        for name, of in borders.items()
+        for name, of in sets.items()
+    }
+    found["against"] = {
+        name: {
+            "pulls": pulls(sets["volumes"]["all"], sets[name]["all"]).tolist(),
+            "chi_squared": chi_squared(sets["volumes"]["all"], sets[name]["all"]),
+        }
+        for name in ("single", "truth")
     }
     cases = {
         "light": lambda clouds: cross(clouds, clouds.column("log10_mass") >= MASSIVE, halves=False),
-        "half": lambda clouds: cross(clouds, clouds.column("x") < spacing, halves=True),
+        "half": lambda clouds: cross(clouds, clouds.column("x") < size / 2, halves=True),
     }
     found["completed"] = {}
     for name, function in cases.items():
@@ -171,25 +174,29 @@ _KNOWN = {
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """By title: borders of windows, density beside them, completed boxes."""
+    """By title: pairs by their direction, all pairs, completed boxes."""
     ranges = [f"{low:.1f} to {high:.1f}" for low, high in pairwise(EDGES)]
-    borders = [["ξ of", "r, Mpc/h", "across a border", "elsewhere", "difference", "in errors", "χ² per bin"]]
+    directions = [["ξ of", "r, Mpc/h", "along x", "across x", "difference", "in errors", "χ² per bin"]]
     titles = {
         "volumes": f"{found['volumes']} volumes",
-        "single": f"{found['single']} generated boxes, where there are no borders",
-        "truth": f"{found['boxes']} true boxes, likewise",
+        "single": f"{found['single']} generated boxes",
+        "truth": f"{found['boxes']} true boxes",
     }
     for name, title in titles.items():
-        row = found["borders"][name]
+        row = found["directions"][name]
         for at, text in enumerate(ranges):
             value, error = row["difference"][at]
-            cells = [pm(*row[key][at]) for key in ("across", "elsewhere", "difference")]
+            cells = [pm(*row[key][at]) for key in ("along", "across", "difference")]
             summed = f"{row['chi_squared']['full']:.2f}" if at == 0 else ""
-            borders.append([title, text, *cells, f"{value / error:.1f}", summed])
-    density = [["distance behind a border", *titles.values()]]
-    for at in range(_PLACES):
-        cells = [pm(*found["borders"][name]["density"][at]) for name in titles]
-        density.append([f"{at / _PLACES:g} to {(at + 1) / _PLACES:g} of the spacing", *cells])
+            directions.append([title, text, *cells, f"{value / error:.1f}", summed])
+    against = [f"volumes less {name}, in errors" for name in ("generated", "true")]
+    everything = [["r, Mpc/h", *titles.values(), *against]]
+    for at, text in enumerate(ranges):
+        cells = [pm(*found["directions"][name]["all"][at]) for name in titles]
+        apart = [f"{found['against'][name]['pulls'][at]:.1f}" for name in ("single", "truth")]
+        everything.append([text, *cells, *apart])
+    summed = [f"{found['against'][name]['chi_squared']['full']:.2f}" for name in ("single", "truth")]
+    everything.append(["χ² per bin", "", "", "", *summed])
     rows = [["ξ of", "r, Mpc/h", "completed", "truth", "difference", "in errors", "χ² per bin"]]
     for name, title in _KNOWN.items():
         row = found["completed"][name]
@@ -199,33 +206,23 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
             summed = f"{row['chi_squared']['full']:.2f}" if at == 0 else ""
             rows.append([title, text, *cells, f"{value / error:.1f}", summed])
     return {
-        "pairs across a border of windows": borders,
-        "number of halos over its mean, by the distance from a border": density,
+        "pairs along x, where volumes have two boxes, and across x": directions,
+        "ξ of all pairs": everything,
         f"added halos with known ones, {found['boxes']} boxes": rows,
     }
 
 
 def figure(found: Mapping[str, Any]) -> Figure:
-    """xi across borders, density beside them, and xi between what is added and what is known."""
+    """xi along and across the long side of volumes, that of all pairs beside boxes, and xi between what is added and what is known."""
     width, gap, left = 3.4, 1.0, 0.9
-    volumes, single, truth = (found["borders"][name] for name in ("volumes", "single", "truth"))
+    volumes, single, truth = (found["directions"][name] for name in ("volumes", "single", "truth"))
     with mpl.rc_context(STYLE):
         drawn = page(left + 4 * (width + gap) - gap + 0.15, width + 1.1)
         axes = [panel(drawn, left + k * (width + gap), 0.65, width, width) for k in range(4)]
-        sets = {
-            "across a border": volumes["across"],
-            "elsewhere": volumes["elsewhere"],
-            "generated boxes": single["elsewhere"],
-            "true boxes": truth["elsewhere"],
-        }
-        _correlations(axes[0], sets, "volumes of two boxes")
-        places = (np.arange(_PLACES) + 0.5) / _PLACES
-        for at, (name, row) in enumerate({"volumes": volumes, "true boxes": truth}.items()):
-            value, error = np.transpose(row["density"])
-            axes[1].errorbar(places + 0.02 * at, value, error, label=name, **_bars(at))
-        axes[1].axhline(1, color=TRUTH, linewidth=1)
-        axes[1].set(xlabel="distance from a border, in spacings", ylabel="density / mean", title="beside borders")
-        axes[1].legend()
+        ways = {"along their long side": volumes["along"], "across it": volumes["across"]}
+        _correlations(axes[0], ways, "volumes of two boxes, by direction")
+        sets = {"volumes": volumes["all"], "generated boxes": single["all"], "true boxes": truth["all"]}
+        _correlations(axes[1], sets, "all pairs")
         for panel_of, (name, title) in zip(axes[2:], _KNOWN.items(), strict=True):
             row = found["completed"][name]
             _correlations(panel_of, {"completed": row["completed"], "truth": row["truth"]}, title.split(" with ")[0])

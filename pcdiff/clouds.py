@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import html
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,9 +22,9 @@ import vector
 
 from pcdiff import kinematics
 from pcdiff.errors import DataError
-from pcdiff.schema import POSITION, Schema
+from pcdiff.schema import POSITION, Schema, standard_cloud_feature
 
-__all__ = ["PointClouds", "offsets_of"]
+__all__ = ["PointClouds", "offsets_of", "require_cubes"]
 
 vector.register_awkward()
 
@@ -348,6 +349,32 @@ class PointClouds:
         columns = {name: column[keep] for name, column in self._columns.items()}
         return self.from_flat(columns, offsets, self._features, self.schema, self.provenance)
 
+    def with_features(self, features: Mapping[str, npt.ArrayLike]) -> PointClouds:
+        """The same clouds with cloud features added, or replaced where there are some of these names.
+
+        Args:
+            features: one value for all clouds or one for each, shape (n,), by name; in the unit of the column that is replaced, or in that
+                which a standard name has.
+
+        Raises:
+            DataError: a column of another length.
+
+        >>> import numpy as np
+        >>> from pcdiff.schema import halo_schema
+        >>> place = {name: np.array([1.0, 2.0]) for name in "xyz"}
+        >>> box = PointClouds.from_flat(place, [0, 2], {"box_size": [10.0]}, halo_schema(list(place), ["box_size"]))
+        >>> box.with_features({"omega_m": 0.3}).feature("omega_m")
+        array([0.3])
+        """
+        added = [name for name in features if name not in self.schema.cloud_names]
+        clouds = (*self.schema.clouds, *(standard_cloud_feature(self.schema.kind, name) for name in added))
+        columns = {
+            name: np.full(len(self), value) if np.ndim(value) == 0 else value for name, value in features.items()
+        }
+        return self.from_flat(
+            self._columns, self._offsets, self._features | columns, replace(self.schema, clouds=clouds), self.provenance
+        )
+
     def leading(self, size: int) -> PointClouds:
         """The first ``size`` points of each cloud (files order constituents by falling pT)."""
         return self.points_where(np.arange(self.num_points) - np.repeat(self._offsets[:-1], self.counts) < size)
@@ -482,6 +509,23 @@ class PointClouds:
                 digest.update(np.ascontiguousarray(values).data)
         digest.update(np.ascontiguousarray(self._offsets).data)
         return digest.hexdigest()
+
+
+def require_cubes(clouds: PointClouds, where: str = "halo catalogue") -> None:
+    """Refuse halo catalogues whose sides ``size_x``, ``size_y`` and ``size_z`` are stated and are not the box size.
+
+    Args:
+        where: what the error message starts with.
+
+    Raises:
+        DataError: there is one.
+    """
+    for name in (f"size_{axis}" for axis in POSITION):
+        if name in clouds.schema.cloud_names:
+            other = np.flatnonzero(clouds.feature(name) != clouds.feature("box_size"))
+            if len(other):
+                found, size = (clouds.feature(column)[other[0]] for column in (name, "box_size"))
+                raise DataError(f"{where}: {name} is {found:g} where box_size is {size:g} Mpc/h; expected a cube")
 
 
 def _flat(array: ak.Array) -> npt.NDArray[Any]:

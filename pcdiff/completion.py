@@ -17,7 +17,7 @@ import torch
 
 from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds, offsets_of
-from pcdiff.conditions import conditions_of
+from pcdiff.conditions import conditions_of, require_covered
 from pcdiff.diffusion import Truncated, repaint
 from pcdiff.diffusion.heads import placed
 from pcdiff.errors import DataError
@@ -52,7 +52,8 @@ def complete(
         generator: of halo catalogues.
         known: catalogues with the columns of the generator, and the cloud features that it is conditioned on; at least one halo each.
         counts: number of halos of each catalogue when it is complete, shape (n,); when absent drawn from the generator's own model for the
-            features of the catalogue, not below the known number.
+            features of the catalogue, not below the known number. That model does not look at the known halos: where they are more than the
+            mean of such catalogues has, it adds too few, and gives the right number only in the mean over catalogues. Give what you know.
         region: where the added halos are: (low, high) for x, y and z in units of the box, within [0, box size]; anywhere when absent.
         below: the added halos have a log10_mass below this one.
         steps: of the sampler, even in log-SNR.
@@ -64,12 +65,13 @@ def complete(
         All halos, by falling mass.
 
     Raises:
-        DataError: not a generator of halos, or an argument is out of range.
+        DataError: not a generator of halos, an argument is out of range, or catalogues that are not such as it has learned from.
     """
     torus_of(generator)
     transform = generator.transform
     known.validate("known")
     found = conditions_of(known, transform, 0, len(known), seed)
+    require_covered(generator.multiplicity, transform, found.features, "complete")
     total = _totals(generator, known, counts, seed)
     for name, value in (("steps", steps), ("repeats", repeats)):
         if value < 1:

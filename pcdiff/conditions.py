@@ -93,6 +93,38 @@ def conditions_of(clouds: PointClouds, transform: Transform, start: int, size: i
     return Conditions(part.counts, features, transform.type_index(part))
 
 
+def require_covered(
+    multiplicity: Multiplicity, transform: Transform, features: Mapping[str, npt.ArrayLike], where: str
+) -> None:
+    """Refuse cloud features beyond what the training data cover.
+
+    Args:
+        features: one value or several, in physical units, by name.
+        where: what the error message starts with.
+
+    Raises:
+        DataError: a value is beyond by more than a hundredth of what is covered, or not finite.
+    """
+    for number, scale in enumerate(transform.clouds, 1):
+        known = multiplicity.quantiles(number)
+        values = np.ravel(np.asarray(features[scale.name], np.float64))
+        slack = 0.01 * (known[-1] - known[0])
+        outside = ~((values >= known[0] - slack) & (values <= known[-1] + slack))
+        if outside.any():
+            raise DataError(
+                f"{where}: {scale.name} = {values[outside][0]:g} lies outside of the training data, which cover "
+                f"{_covered(multiplicity, transform, number)}"
+            )
+
+
+def _covered(multiplicity: Multiplicity, transform: Transform, column: int) -> str:
+    """What the training data cover: of the number of points for column 0, else of a cloud feature."""
+    known = multiplicity.quantiles(column)
+    name = NUMBER if column == 0 else transform.clouds[column - 1].name
+    unit = "" if column == 0 else transform.schema.cloud(name).unit
+    return f"{name} from {known[0]:g} to {known[-1]:g}{unit and ' '}{unit}"
+
+
 class Selection:
     """A model of clouds from which only those are drawn that are as asked for.
 
@@ -157,10 +189,7 @@ class Selection:
         self._windows[column] = low, high
 
     def _range(self, column: int) -> str:
-        """What the training data cover."""
-        known = self._multiplicity.quantiles(column)
-        unit = "" if column == 0 else self._transform.schema.cloud(self._columns[column]).unit
-        return f"{self._columns[column]} from {known[0]:g} to {known[-1]:g}{unit and ' '}{unit}"
+        return _covered(self._multiplicity, self._transform, column)
 
     def _try(self) -> None:
         """See that clouds as asked for are not too rare; which ones are is the same for any seed."""

@@ -22,7 +22,7 @@ the same bound along each parameter by itself; Kingma et al., "Variational Diffu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,6 @@ from pcdiff.errors import DataError, suggest
 from pcdiff.generator import Generator
 from pcdiff.loader import batch_of
 from pcdiff.sampling_loop import pieces
-from pcdiff.schema import Schema
 from pcdiff.seeds import Purpose, word
 
 __all__ = ["Posterior", "posteriors"]
@@ -123,8 +122,10 @@ def posteriors(
         progress: called with 1 after each catalogue.
 
     Raises:
-        DataError: a feature that the generator does not know, more than two, or a generator without a likelihood.
+        DataError: a feature that the generator does not know, more than two, a generator without a likelihood, or catalogues that
+            are not such as it has learned from (see :meth:`pcdiff.transforms.Transform.encode`).
     """
+    clouds.validate("posterior")
     known = [scale.name for scale in generator.transform.clouds]
     names = tuple(known if features is None else features)
     for name in names:
@@ -180,7 +181,7 @@ class _Surface:
         # Any theta will do for the points, which do not depend on it.
         columns = self.features(cloud, theta)
         given = {name: values[:1].astype(np.float32) for name, values in columns.items()}
-        encoded = transform.encode(_with(cloud, given, transform.schema))
+        encoded = transform.encode(cloud.with_features(given))
         batch = batch_of(encoded, np.array([0])).to(self.device)
         cond = transform.encode_conditions(
             np.repeat(cloud.counts, len(theta)),
@@ -223,15 +224,6 @@ def _level(unit: Tensor, high: float, low: float) -> tuple[Tensor, float]:
     if at >= middle:
         return at, length
     return middle - _FARTHER * (middle - at), _FARTHER * length
-
-
-def _with(cloud: PointClouds, rows: dict[str, npt.NDArray[np.float32]], described: Schema) -> PointClouds:
-    """The cloud with some of its features replaced or added, which a schema describes."""
-    schema = cloud.schema
-    added = tuple(described.cloud(name) for name in rows if name not in schema.cloud_names)
-    kept = {name: cloud.feature(name) for name in schema.cloud_names} | rows
-    columns = {name: cloud.column(name) for name in schema.point_names}
-    return PointClouds.from_flat(columns, cloud.offsets, kept, replace(schema, clouds=schema.clouds + added))
 
 
 def _posterior(surface: _Surface, cloud: PointClouds, levels: int, seed: int, number: int) -> Posterior:

@@ -22,6 +22,7 @@ __all__ = [
     "Schema",
     "halo_schema",
     "jet_schema",
+    "standard_cloud_feature",
     "vector_schema",
 ]
 
@@ -234,6 +235,16 @@ def jet_schema(
         reflections=_JET_REFLECTIONS,
         axis=axis,
     )
+
+
+def standard_cloud_feature(kind: str, name: str) -> Feature:
+    """A cloud feature with the unit and description that a standard name of this kind of clouds has; others have none.
+
+    >>> standard_cloud_feature("halos", "box_size").unit
+    'Mpc/h'
+    """
+    known = {"jets": _JET_CLOUDS, "halos": _HALO_CLOUDS}.get(kind, {})
+    return known.get(name) or Feature(name)
 
 
 def vector_schema(names: tuple[str, ...] | list[str]) -> Schema:

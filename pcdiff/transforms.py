@@ -17,7 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pcdiff.clouds import PointClouds
-from pcdiff.encodings import Categories, Combinations, Encoding, Function, Periodic, Scale, encoding_of, fit_encoding
+from pcdiff.encodings import (
+    Categories,
+    Combinations,
+    Encoding,
+    Function,
+    NormalScore,
+    Periodic,
+    Scale,
+    encoding_of,
+    fit_encoding,
+)
 from pcdiff.errors import DataError
 from pcdiff.kinematics import wrap
 from pcdiff.mapped import in_pieces
@@ -31,6 +41,8 @@ Floats = npt.NDArray[np.float32]
 
 # Points that scales are fitted to: their means are known to a thousandth of a standard deviation.
 _FITTED_POINTS = 1 << 21
+# The part of the halos that may be lighter than the lightest of few training data.
+_LIGHTER = 0.01
 
 
 def point_columns(clouds: PointClouds, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -219,14 +231,48 @@ class Transform:
         return found
 
     def encode(self, clouds: PointClouds) -> Encoded:
-        """Standardise clouds."""
+        """Standardise clouds.
+
+        Raises:
+            DataError: a column is missing or in another unit than that of the training data; a halo catalogue of another box size, redshift or
+                whatever else all training data have in common and the catalogue states; or more than a few halos lighter than all of the training data.
+        """
         columns = self._columns(clouds)
+        self._require_alike(clouds, columns)
         rows = cloud_columns(clouds, [scale.name for scale in self.clouds])
         return Encoded(
             points=np.column_stack([encoding.forward(columns[encoding.name]) for encoding in self.points]),
             offsets=clouds.offsets,
             cond=self.encode_conditions(clouds.counts, rows, self.type_index(clouds)),
         )
+
+    def _require_alike(self, clouds: PointClouds, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Refuse catalogues that the training data are no examples of, which would be encoded as others than they are."""
+        for name in clouds.schema.point_names:
+            if name in self.schema.point_names:
+                found, expected = (schema.point(name).unit for schema in (clouds.schema, self.schema))
+                if found != expected:
+                    raise DataError(
+                        f"point feature {name!r} is in {found!r}, expected {expected!r} as in the training data"
+                    )
+        for name, value in self.constants.items():
+            if name in clouds.schema.cloud_names:
+                values = clouds.feature(name)
+                other = np.flatnonzero(~np.isclose(values, value, rtol=1e-5, atol=1e-6))
+                if len(other):
+                    unit = self.schema.cloud(name).unit
+                    raise DataError(
+                        f"{name} of cloud {other[0]} is {values[other[0]]:g}{unit and ' '}{unit}; the generator knows only {value:g}, "
+                        "which all of its training data have"
+                    )
+        for encoding in self.points:
+            if isinstance(encoding, NormalScore) and encoding.name == "log10_mass":
+                lighter = int(np.sum(columns["log10_mass"] < encoding.knots[0]))
+                if lighter > 1 + _LIGHTER * clouds.num_points:
+                    raise DataError(
+                        f"{lighter} of {clouds.num_points} halos are lighter than log10_mass = {encoding.knots[0]:.3f}, where the training "
+                        "data of the generator begin: leave them out, for example with points_where"
+                    )
 
     def log_slopes(self, clouds: PointClouds) -> npt.NDArray[np.float64]:
         """log of what a density of standardised points is multiplied by to be one of points in physical units; shape (n,).

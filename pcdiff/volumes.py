@@ -22,6 +22,7 @@ from torch import Tensor
 from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
 from pcdiff.completion import by_mass, torus_of
+from pcdiff.conditions import require_covered
 from pcdiff.diffusion import Denoiser, Prediction, sample
 from pcdiff.diffusion.heads import placed
 from pcdiff.diffusion.samplers.base import Levels
@@ -66,10 +67,10 @@ def grow(
 
     Returns:
         One cloud, by falling mass. Its columns ``size_x``, ``size_y`` and ``size_z`` are the sides of the volume in Mpc/h, and ``box_size``
-        is the largest of them.
+        is the largest of them. Observables and files of halotools are those of cubes: they refuse a volume of unequal sides.
 
     Raises:
-        DataError: not a generator of halos, or an argument is out of range.
+        DataError: not a generator of halos, or an argument is out of range; a feature is where no training data were.
     """
     torus = torus_of(generator)
     transform = generator.transform
@@ -78,6 +79,7 @@ def grow(
         raise DataError(f"grow: features are {', '.join(features)}; expected {', '.join(names)}")
     if min(boxes) < 1:
         raise DataError(f"grow: boxes is {boxes}; expected three whole numbers from 1")
+    require_covered(generator.multiplicity, transform, features, "grow")
     volumes = math.prod(boxes)
     if count is None:
         if not generator.multiplicity.conditional:

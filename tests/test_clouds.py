@@ -425,3 +425,18 @@ def test_some_of_the_points_are_those_of_awkward() -> None:
     assert found.counts.tolist() == [2, 0, 2, 2]
     assert found.points.x.to_list() == clouds.points.x[ak.unflatten(keep, counts)].to_list()
     assert clouds.owners.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]
+
+
+def test_features_are_added_and_replaced() -> None:
+    clouds = make([2, 3])
+    found = clouds.with_features({"mass": [50.0, 60.0], "eta": 1.5, "sigma_8": 0.8})
+    assert found.schema.cloud_names == ("pt", "eta", "type", "mass", "sigma_8")
+    assert found.feature("mass").tolist() == [50, 60]
+    assert found.feature("eta").tolist() == [1.5, 1.5]
+    assert (found.schema.cloud("mass").unit, found.schema.cloud("sigma_8").unit) == ("GeV", "")
+    assert found.schema.cloud("type") == clouds.schema.cloud("type")
+    assert found.provenance == clouds.provenance
+    assert found.column("ptrel") is clouds.column("ptrel")
+    np.testing.assert_array_equal(found.feature("pt"), clouds.feature("pt"))
+    with pytest.raises(DataError, match="'mass' has 3 rows, expected 2"):
+        clouds.with_features({"mass": [1.0, 2.0, 3.0]})

@@ -182,20 +182,24 @@ def test_the_posterior_of_the_mass_function_holds_the_truth_as_often_as_it_says(
     assert summary(methods["number"])["sigma_8"]["width"][0] == pytest.approx(0.4 / np.sqrt(12), rel=0.05)
 
 
-def test_pairs_across_borders_are_as_many_as_elsewhere_but_where_there_is_a_seam() -> None:
-    from halos_seam import EDGES, straddling
+def test_pairs_along_and_across_an_axis_are_alike_but_where_one_of_them_is_torn() -> None:
+    from halos_seam import directed
 
     rng = np.random.default_rng(0)
-    sides, spacing = np.array([250.0, 125.0, 125.0]), 62.5
-    place = rng.random((12000, 3)) * sides
-    across, elsewhere, expected = straddling(place, sides, spacing)
-    # Poisson numbers of pairs; those elsewhere are many more with weights below one.
+    sides = np.array([250.0, 125.0, 125.0])
+    place = rng.random((6000, 3)) * sides
+    # Close pairs in all directions, as of clusters.
+    ways = rng.standard_normal((6000, 3))
+    near = place + rng.uniform(3.2, 12, (6000, 1)) * ways / np.linalg.norm(ways, axis=1, keepdims=True)
+    along, across, expected = directed(np.mod(np.concatenate([place, near]), sides), sides)
+    np.testing.assert_array_less(np.abs(along - across), 4.5 * np.sqrt(along + across))
+    assert along[0] > 1.1 * expected[0]
+    along, across, expected = directed(place, sides)
+    np.testing.assert_array_less(np.abs(along - expected), 4.5 * np.sqrt(expected))
     np.testing.assert_array_less(np.abs(across - expected), 4.5 * np.sqrt(expected))
-    np.testing.assert_array_less(np.abs(elsewhere - expected), 4.5 * np.sqrt(expected))
-    gap = place[np.abs(np.mod(place[:, 0] + spacing / 2, spacing) - spacing / 2) > 2]
-    across, elsewhere, expected = straddling(gap, sides, spacing)
-    assert across[0] == pytest.approx(0, abs=0.2 * elsewhere[0])
-    assert EDGES[1] > 4
+    # Three times as far apart along x as they were.
+    along, across, _ = directed(np.mod(np.concatenate([place, place + (near - place) * [3, 1, 1]]), sides), sides)
+    assert along[0] < across[0] - 4.5 * np.sqrt(along[0] + across[0])
 
 
 def test_halves_of_boxes_without_correlation_have_none_across() -> None:
@@ -241,7 +245,7 @@ def test_each_part_is_measured_stored_and_written(
     common = ["--generator", folder / "generator", "--data", folder, "--output", output, "--images", tmp_path]
     call(monkeypatch, halos, "quality", "--boxes", "12", *common)
     call(monkeypatch, halos, "response", "--boxes", "12", "--repeats", "2", *common)
-    small = ["--volumes", "8", "--boxes", "8", "--steps", "2", "--repeats", "1"]
+    small = ["--volumes", "8", "--boxes", "8", "--grow-steps", "2", "--steps", "2", "--repeats", "1"]
     call(monkeypatch, halos, "seam", *small, *common)
     call(monkeypatch, halos, "waves", "--boxes", "6", *common)
     kept = tmp_path / "kept.jsonl"

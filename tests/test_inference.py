@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
+import pcdiff
 from pcdiff.bundle import Settings
+from pcdiff.cli import main
 from pcdiff.clouds import PointClouds
 from pcdiff.config import EpicConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
 from pcdiff.diffusion import Denoiser, build_schedule
@@ -121,6 +125,30 @@ def test_what_is_not_asked_for_is_taken_from_the_catalogue(generator: Generator)
     assert one.names == ("centre",)
     assert one.probability.ndim == 1
     assert one.probability.sum() == pytest.approx(1)
+
+
+def test_catalogues_need_not_say_what_is_inferred(generator: Generator) -> None:
+    """No observed catalogue knows it; where one does, it is not looked at."""
+    known = clouds(1, 2)
+    bare = PointClouds.from_flat({"x": known.column("x")}, known.offsets, {}, Schema("vectors", SCHEMA.points))
+    (one,), (other,) = posteriors(generator, known, levels=4), posteriors(generator, bare, levels=4)
+    np.testing.assert_array_equal(one.probability, other.probability)
+    np.testing.assert_array_equal(one.axes, other.axes)
+
+
+def test_the_command_tells_mean_and_width(
+    generator: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = clouds(1, 2)
+    # No folder holds the exact net.
+    monkeypatch.setattr(Generator, "load", lambda name: generator)
+    bare = PointClouds.from_flat({"x": known.column("x")}, known.offsets, {}, Schema("vectors", SCHEMA.points))
+    pcdiff.write(bare, tmp_path / "bare.hdf5")
+    assert main(["posterior", "exact", str(tmp_path / "bare.hdf5"), "--levels", "4"]) == 0
+    (one,) = posteriors(generator, known, levels=4)
+    told = capsys.readouterr().out
+    for name in ("centre", "rate"):
+        assert f"{one.mean(name):.4f} ± {one.std(name):.4f}" in told
 
 
 @pytest.mark.parametrize(

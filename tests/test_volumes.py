@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
+import pcdiff
 from pcdiff.bundle import Settings, build_denoiser
 from pcdiff.clouds import PointClouds
 from pcdiff.completion import complete
@@ -21,7 +25,9 @@ from pcdiff.config import (
 from pcdiff.diffusion import CosineSchedule, Denoiser, TorusHead, Truncated, ddim, log_snr_grid
 from pcdiff.errors import DataError
 from pcdiff.generator import Generator
+from pcdiff.inference import posteriors
 from pcdiff.multiplicity import build_multiplicity
+from pcdiff.physics import measure
 from pcdiff.schema import halo_schema
 from pcdiff.transforms import Transform
 from pcdiff.volumes import Windowed, grow
@@ -154,7 +160,7 @@ def test_the_other_half_of_a_box_is_filled(generator: Generator) -> None:
     assert np.all(drawn.counts >= known.counts)
 
 
-def test_a_volume_is_filled_evenly(generator: Generator) -> None:
+def test_a_volume_is_filled_evenly(generator: Generator, tmp_path: Path) -> None:
     made = grow(generator, (2, 1, 3), {"omega_m": 0.3}, count=1500, steps=12, seed=1)
     assert len(made) == 1
     for name, side in (("x", 2 * SIZE), ("y", SIZE), ("z", 3 * SIZE)):
@@ -162,6 +168,12 @@ def test_a_volume_is_filled_evenly(generator: Generator) -> None:
         assert made.column(name).min() >= 0
         assert made.column(name).max() < side
         assert stats.kstest(made.column(name) / side, "uniform").pvalue > 1e-3
+    with pytest.raises(DataError, match="volume: size_x is 160 where box_size is 240 Mpc/h; expected a cube"):
+        measure(made, "volume")
+    with pytest.raises(DataError, match=r"made\.hdf5: size_x is 160 where"):
+        pcdiff.write(made.with_features({"redshift": 0}), tmp_path / "made.hdf5", format="halotools")
+    cube = measure(grow(generator, (2, 2, 2), {"omega_m": 0.3}, count=800, steps=1))
+    assert cube.clouds.feature("box_size")[0] == 2 * SIZE
     assert abs(grow(generator, (2, 1, 1), {"omega_m": 0.3}, steps=1).counts[0] - 120) < 5 * np.sqrt(120)
 
 
@@ -240,3 +252,29 @@ def test_bad_arguments_are_named(generator: Generator) -> None:
         grow(generator, (2, 1, 1), {"omega_b": 0.05})
     with pytest.raises(DataError, match=r"grow: boxes is \(0, 1, 1\)"):
         grow(generator, (0, 1, 1), {"omega_m": 0.3})
+    with pytest.raises(
+        DataError, match=r"grow: omega_m = 0\.9 lies outside of the training data, which cover omega_m from 0\.1"
+    ):
+        grow(generator, (2, 1, 1), {"omega_m": 0.9})
+    with pytest.raises(DataError, match=r"complete: omega_m = 0\.9 lies outside of the training data"):
+        complete(generator, known.with_features({"omega_m": [0.3, 0.9]}), known.counts)
+
+
+def test_catalogues_that_the_training_data_are_no_examples_of_are_refused(generator: Generator) -> None:
+    """Their positions would be folded into the box, and their masses taken for the least that is known."""
+    known = boxes(2, 5)
+    larger = known.with_features({"box_size": 1000})
+    message = "box_size of cloud 0 is 1000 Mpc/h; the generator knows only 80, which all of its training data have"
+    for function in (lambda: complete(generator, larger), lambda: posteriors(generator, larger)):
+        with pytest.raises(DataError, match=message):
+            function()
+    columns = {name: known.column(name) for name in POINTS} | {"log10_mass": known.column("log10_mass") - 1}
+    rows = {name: known.feature(name) for name in known.schema.cloud_names}
+    lighter = PointClouds.from_flat(columns, known.offsets, rows, known.schema)
+    with pytest.raises(DataError, match=r"of \d+ halos are lighter than log10_mass = 13\.30"):
+        complete(generator, lighter, lighter.counts)
+    points = tuple(replace(each, unit="kpc/h") if each.name == "x" else each for each in known.schema.points)
+    columns["log10_mass"] = known.column("log10_mass")
+    other = PointClouds.from_flat(columns, known.offsets, rows, replace(known.schema, points=points))
+    with pytest.raises(DataError, match="point feature 'x' is in 'kpc/h', expected 'Mpc/h' as in the training data"):
+        complete(generator, other, other.counts)

@@ -31,14 +31,14 @@ class Thomas:
         return self.clusters * self.members
 
     def draw(self, boxes: int, seed: int) -> PointClouds:
-        """Velocities are normal with 200 km/s, masses exponential in log10 from 10^13.3."""
+        """Velocities are normal with 200 km/s, masses exponential in log10 from 10^13.33."""
         rng = np.random.default_rng(seed)
         centres = rng.uniform(0, self.size, (boxes, self.clusters, 1, 3))
         offsets = rng.normal(0, self.spread, (boxes, self.clusters, self.members, 3))
         points = np.mod(centres + offsets, self.size).reshape(-1, 3)
         columns = dict(zip(POSITION, points.T, strict=True))
         columns |= dict(zip(VELOCITY, rng.normal(0, 200, points.shape).T, strict=True))
-        columns["log10_mass"] = 13.3 + rng.exponential(0.35, len(points))
+        columns["log10_mass"] = 13.33 + rng.exponential(0.35, len(points))
         return catalogues(columns, np.full(boxes, self.halos), self.size)
 
     def correlation(self, r):

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, require_cubes
 from pcdiff.errors import DataError, suggest
 from pcdiff.io import hdf5
 from pcdiff.io.catalogue import NO_MASS, catalogue, positive
@@ -161,7 +161,8 @@ def _write(
         version_name: what halotools calls this version of the catalogue.
 
     Raises:
-        DataError: there are several catalogues, the name does not end in ``.hdf5``, or a redshift or a mass is missing.
+        DataError: there are several catalogues, the volume is no cube, the name does not end in ``.hdf5``, or a redshift or a mass is
+            missing.
     """
     piece = next(pieces)
     if len(piece) != 1 or next(pieces, None) is not None:
@@ -170,6 +171,7 @@ def _write(
             f"{path}: found {found} catalogues, expected one, for halotools has one a file; write each to a file of its own, "
             "or all in the format 'flat'"
         )
+    require_cubes(piece, str(path))
     if path.suffix != ".hdf5":
         raise DataError(f"{path}: ends in {path.suffix!r}, expected '.hdf5', the only suffix that halotools opens")
     for name, names in (("redshift", piece.schema.cloud_names), ("log10_mass", piece.schema.point_names)):

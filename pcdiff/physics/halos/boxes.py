@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pcdiff.clouds import PointClouds
+from pcdiff.clouds import PointClouds, require_cubes
 from pcdiff.errors import DataError
 from pcdiff.kinematics import into_box
 from pcdiff.physics.units import require_standard_units
@@ -28,7 +28,8 @@ def require_units(clouds: PointClouds, where: str) -> None:
         where: what the error message starts with.
 
     Raises:
-        DataError: a position or the box size is missing, or a column of a standard name has another unit than the standard one.
+        DataError: a position or the box size is missing, a column of a standard name has another unit than the standard one, or a box
+            is no cube.
     """
     found = clouds.schema
     try:
@@ -36,10 +37,16 @@ def require_units(clouds: PointClouds, where: str) -> None:
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     require_standard_units(found, standard, where)
+    require_cubes(clouds, where)
 
 
 def box_sizes(clouds: PointClouds) -> Floats:
-    """The side of each box in Mpc/h, shape (n,)."""
+    """The side of each box in Mpc/h, shape (n,).
+
+    Raises:
+        DataError: a box is no cube.
+    """
+    require_cubes(clouds)
     return np.asarray(clouds.feature("box_size"), np.float64)
 
 
