@@ -187,10 +187,10 @@ def test_pairs_along_and_across_an_axis_are_alike_but_where_one_of_them_is_torn(
 
     rng = np.random.default_rng(0)
     sides = np.array([250.0, 125.0, 125.0])
-    place = rng.random((6000, 3)) * sides
+    place = rng.random((3000, 3)) * sides
     # Close pairs in all directions, as of clusters.
-    ways = rng.standard_normal((6000, 3))
-    near = place + rng.uniform(3.2, 12, (6000, 1)) * ways / np.linalg.norm(ways, axis=1, keepdims=True)
+    ways = rng.standard_normal((3000, 3))
+    near = place + rng.uniform(3.2, 6, (3000, 1)) * ways / np.linalg.norm(ways, axis=1, keepdims=True)
     along, across, expected = directed(np.mod(np.concatenate([place, near]), sides), sides)
     np.testing.assert_array_less(np.abs(along - across), 4.5 * np.sqrt(along + across))
     assert along[0] > 1.1 * expected[0]
