@@ -197,8 +197,10 @@ def test_pairs_along_and_across_an_axis_are_alike_but_where_one_of_them_is_torn(
     along, across, expected = directed(place, sides)
     np.testing.assert_array_less(np.abs(along - expected), 4.5 * np.sqrt(expected))
     np.testing.assert_array_less(np.abs(across - expected), 4.5 * np.sqrt(expected))
-    # Three times as far apart along x as they were.
-    along, across, _ = directed(np.mod(np.concatenate([place, place + (near - place) * [3, 1, 1]]), sides), sides)
+    # Those along x lost.
+    lost = np.abs(near - place)[:, 0] > np.linalg.norm(near - place, axis=1) / 2
+    torn = np.where(lost[:, None], rng.random((3000, 3)) * sides, np.mod(near, sides))
+    along, across, _ = directed(np.concatenate([place, torn]), sides)
     assert along[0] < across[0] - 4.5 * np.sqrt(along[0] + across[0])
 
 
