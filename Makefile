@@ -164,6 +164,7 @@ jets-quality: $(VENV)/installed-dev jets-data
 # Some hours on two cores; posteriors that are known already are kept. Needs the data of `make halos-data`.
 halos-quality: $(VENV)/installed-dev halos-data
 	$(BIN)/python benchmarks/halos.py quality
+	$(BIN)/python benchmarks/halos.py solvers
 	$(BIN)/python benchmarks/halos.py response
 	$(BIN)/python benchmarks/halos.py posterior --workers 2
 	$(BIN)/python benchmarks/halos.py seam

@@ -1,7 +1,8 @@
-"""How good a generator of halo catalogues is: statistics, response to the universe, posteriors, seams, waves.
+"""How good a generator of halo catalogues is: statistics, solvers, response to the universe, posteriors, volumes, waves.
 
     make halos-data
     python benchmarks/halos.py quality --update-readme
+    python benchmarks/halos.py solvers --update-readme
     python benchmarks/halos.py response --update-readme
     python benchmarks/halos.py posterior --workers 2 --update-readme
     python benchmarks/halos.py seam --update-readme
@@ -21,6 +22,7 @@ import halos_posterior
 import halos_quality
 import halos_response
 import halos_seam
+import halos_solvers
 import halos_waves
 from halo_statistics import FIDUCIAL, boxes
 from matplotlib.figure import Figure
@@ -38,6 +40,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DATA = Path("data")
 TITLES = {
     "quality": "Generated boxes of the fiducial universe against the truth",
+    "solvers": "Solvers",
     "response": "Response to the universe",
     "posterior": "Posteriors of held-out boxes",
     "seam": "Larger volumes and completed boxes",
@@ -45,6 +48,7 @@ TITLES = {
 }
 _PARTS = {
     "quality": halos_quality,
+    "solvers": halos_solvers,
     "response": halos_response,
     "posterior": halos_posterior,
     "seam": halos_seam,
@@ -60,6 +64,14 @@ def quality(chosen: argparse.Namespace, generator: Generator) -> Found:
     truth, other = (boxes(file, first, chosen.boxes) for first in (0, chosen.boxes))
     sample = generator.sample(chosen.boxes, seed=chosen.seed, conditions=FIDUCIAL)
     return halos_quality.measured(truth, other, sample), lambda: halos_quality.figure(truth, sample)
+
+
+def solvers(chosen: argparse.Namespace, generator: Generator) -> Found:
+    """Of so many boxes by each."""
+    file = chosen.data / "halos_fiducial.hdf5"
+    truth, other = (boxes(file, first, chosen.boxes) for first in (0, chosen.boxes))
+    found = halos_solvers.compared(generator, truth, other, chosen.seed)
+    return found, lambda: halos_solvers.figure(found)
 
 
 def response(chosen: argparse.Namespace, generator: Generator) -> Found:
@@ -101,7 +113,14 @@ def waves(chosen: argparse.Namespace, generator: Generator) -> Found:
     return found, lambda: halos_waves.figure(found)
 
 
-_RUN = {"quality": quality, "response": response, "posterior": posterior, "seam": seam, "waves": waves}
+_RUN = {
+    "quality": quality,
+    "solvers": solvers,
+    "response": response,
+    "posterior": posterior,
+    "seam": seam,
+    "waves": waves,
+}
 
 
 def parsed() -> argparse.Namespace:
@@ -110,7 +129,8 @@ def parsed() -> argparse.Namespace:
     parts = parser.add_subparsers(dest="part", required=True)
     counts: dict[str, dict[str, tuple[int, str]]] = {
         "quality": {"boxes": (100, "to generate, and true ones on either side")},
-        "response": {"boxes": (140, "true boxes"), "repeats": (2, "generated boxes for each of them")},
+        "solvers": {"boxes": (100, "to generate by each, and true ones on either side")},
+        "response": {"boxes": (140, "true boxes"), "repeats": (1, "generated boxes for each of them")},
         "posterior": {
             "count": (100, "held-out boxes"),
             "workers": (1, "processes"),

@@ -239,7 +239,55 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
             ]
             rest = [pm(*row["width"], 4), f"{row['pull']:.2f}"] if "width" in row else ["-", "-"]
             out.append([title, str(size), name, *shares, f"{row['uniform']:.3f}", *rest])
-    return {"how often the posterior holds the truth": out}
+    return {
+        "how often the posterior holds the truth": out,
+        "the posterior from all halos in thirds of the universes": _thirds(found["boxes"]["halos"]),
+        "root mean square of posterior mean less truth": _errors(found["boxes"]),
+    }
+
+
+def _thirds(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Coverage and pulls of boxes of small, middle and large omega_m: over all of them too wide and too narrow ones cancel."""
+    out = [
+        ["true omega_m", "boxes", "of", *(f"{level:.0%} hold the truth" for level in LEVELS), "mean pull", "rms pull"]
+    ]
+    true = np.array([row["truth"]["omega_m"] for row in rows])
+    # Means of a part have an error from two boxes on.
+    for part in np.array_split(np.argsort(true), min(3, len(true) // 2)):
+        for name in PARAMETERS:
+            rank, width, mean, truth = (
+                np.array([rows[i][key][name] for i in part]) for key in ("rank", "std", "mean", "truth")
+            )
+            pull = (mean - truth) / width
+            shares = [
+                pm(float(np.mean(np.abs(rank - 0.5) < level / 2)), np.sqrt(level * (1 - level) / len(part)))
+                for level in LEVELS
+            ]
+            ends = f"{true[part].min():.2f} to {true[part].max():.2f}"
+            average = pm(float(pull.mean()), float(pull.std(ddof=1) / np.sqrt(len(part))))
+            # The error of the root mean square of normal pulls.
+            rms = float(np.sqrt(np.mean(pull**2)))
+            out.append([ends, str(len(part)), name, *shares, average, pm(rms, rms / np.sqrt(2 * len(part)))])
+    return out
+
+
+def _errors(methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    """How far posterior means are off, whatever width they state; the ratio's error from the differences of both over the boxes."""
+    out = [["posterior from", *PARAMETERS, *(f"{name}, over the mass function's" for name in PARAMETERS)]]
+    squares = {
+        method: {name: np.array([(row["mean"][name] - row["truth"][name]) ** 2 for row in rows]) for name in PARAMETERS}
+        for method, rows in methods.items()
+    }
+    for method, title in METHODS.items():
+        values, ratios = [], []
+        for name in PARAMETERS:
+            one, other = squares[method][name], squares["mass_function"][name]
+            values.append(f"{np.sqrt(one.mean()):.4f}")
+            ratio = np.sqrt(one.mean() / other.mean())
+            influence = one / one.mean() - other / other.mean()
+            ratios.append(pm(float(ratio), float(ratio / 2 * influence.std(ddof=1) / np.sqrt(len(one)))))
+        out.append([title, *values, *ratios])
+    return out
 
 
 def figure(found: Mapping[str, Any]) -> Figure:

@@ -246,6 +246,7 @@ def test_each_part_is_measured_stored_and_written(
     output = tmp_path / "halos.json"
     common = ["--generator", folder / "generator", "--data", folder, "--output", output, "--images", tmp_path]
     call(monkeypatch, halos, "quality", "--boxes", "12", *common)
+    call(monkeypatch, halos, "solvers", "--boxes", "12", *common)
     call(monkeypatch, halos, "response", "--boxes", "12", "--repeats", "2", *common)
     small = ["--volumes", "8", "--boxes", "8", "--grow-steps", "2", "--steps", "2", "--repeats", "1"]
     call(monkeypatch, halos, "seam", *small, *common)
@@ -267,7 +268,7 @@ def test_each_part_is_measured_stored_and_written(
     with pytest.raises(SystemExit, match="has 12 boxes, expected at least 400"):
         call(monkeypatch, halos, "response", "--boxes", "400", *common)
     stored = json.loads(output.read_text())
-    assert set(stored) == {"quality", "response", "posterior", "seam", "waves"}
+    assert set(stored) == {"quality", "solvers", "response", "posterior", "seam", "waves"}
     text = halos.markdown(stored)
     for part, title in halos.TITLES.items():
         assert f"#### {title}" in text
