@@ -42,6 +42,9 @@ _TREES = ("TTree", "TNtuple", "TNtupleD", RNTUPLE)
 # Memory that one chunk of a file with many entries may take; pieces are regrouped to the asked size afterwards.
 _CHUNK = "100 MB"
 
+# What a page of an RNTuple may unpack to: so many bytes for each of its own, and any page so many. Physics shrinks by less than 100.
+_SHRINKS, _PAGE = 2000, 1 << 24
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -166,6 +169,40 @@ def fits_if(test: Callable[[Path, Any, Mapping[str, str]], bool]) -> Callable[[P
     return fits
 
 
+class _Lists(uproot.AsJagged):  # type: ignore[misc]
+    """Lists whose offsets are held against the numbers that there are, before uproot takes the memory that they ask for."""
+
+    def hook_before_final_array(self, *, basket_arrays: Mapping[int, Any], **_: Any) -> None:
+        for basket in basket_arrays.values():
+            ends, numbers = basket.offsets, len(basket.content)
+            if len(ends) and (ends[0] < 0 or ends[-1] > numbers or np.any(np.diff(ends) < 0)):
+                raise ValueError(
+                    f"the ends of lists do not rise from 0 to at most {numbers}, the numbers that there are"
+                )
+
+
+def _check_lists(tree: Tree, names: frozenset[str]) -> None:
+    """Let uproot read the lists of these branches as :class:`_Lists`."""
+    for _, branch in tree.handle.iteritems(filter_name=names.__contains__, full_paths=False):
+        found = branch.interpretation
+        if type(found) is uproot.AsJagged:
+            # uproot has no public way to choose how branches are read that it iterates over together.
+            branch._interpretation = _Lists(found.content, found.header_bytes, found.typename, found.original)
+
+
+def _check_pages(tree: Tree) -> None:
+    """Hold what the pages of an RNTuple say that they unpack to against the bytes that they have in the file."""
+    for cluster in tree.handle.ntuple.page_link_list:
+        for column in cluster:
+            for page in column.pages:
+                # At most eight bytes a number.
+                if 8 * page.num_elements > max(_PAGE, _SHRINKS * page.locator.num_bytes):
+                    raise DataError(
+                        f"{tree.path}: tree {tree.name!r}: a page of {page.locator.num_bytes} bytes says that it holds "
+                        f"{page.num_elements:,} numbers; the file is damaged"
+                    )
+
+
 def chunks(tree: Tree, names: Iterable[str], entries: int) -> Iterator[dict[str, ak.Array]]:
     """These branches for at most ``entries`` consecutive entries at a time, fewer where these would take much memory.
 
@@ -180,6 +217,10 @@ def chunks(tree: Tree, names: Iterable[str], entries: int) -> Iterator[dict[str,
     chosen = frozenset(wanted)
     with root_errors(tree.path, what):
         step = max(1, min(entries, tree.handle.num_entries_for(_CHUNK, filter_name=chosen.__contains__)))
+        if tree.handle.classname == RNTUPLE:
+            _check_pages(tree)
+        else:
+            _check_lists(tree, chosen)
         arrays = tree.handle.iterate(filter_name=chosen.__contains__, step_size=step, library="ak")
     while True:
         with root_errors(tree.path, what):

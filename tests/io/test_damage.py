@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import asdf
+import awkward as ak
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ import uproot
 import pcdiff
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError
-from pcdiff.io.rootfile import open_root
+from pcdiff.io.rootfile import chunks, open_root, open_tree
 
 from .test_abacus import HEADER, slab
 
@@ -166,3 +167,42 @@ def test_nothing_is_ever_unpickled() -> None:
             assert "weights_only=True" in call, file
         for call in re.findall(r"np\.load\([^\n]*", text):
             assert "allow_pickle=False" in call, file
+
+
+def test_lists_that_end_beyond_their_numbers_take_no_memory(tmp_path: Path) -> None:
+    """uproot would ask for as much as they say before it looks for the numbers."""
+    file = tmp_path / "jets.root"
+    sizes = np.array([3, 1, 4])
+    with uproot.recreate(file, compression=None) as out:
+        content = np.arange(sizes.sum(), dtype=np.float32)
+        out.mktree("tree", {"x": "var * float32"}).extend({"x": ak.unflatten(content, sizes)})
+    content = file.read_bytes()
+    # Where lists begin in the bytes of the basket, after its head of unknown length.
+    heads = [head for head in range(300) if (head + np.array([0, 12, 16])).astype(">i4").tobytes() in content]
+    assert len(heads) == 1
+    begins = heads[0] + np.array([0, 12, 16])
+    for at, value in ((2, 2**30), (1, 2**30), (1, -(2**30))):
+        broken = begins.copy()
+        broken[at] = value
+        file.write_bytes(content.replace(begins.astype(">i4").tobytes(), broken.astype(">i4").tobytes()))
+        with open_root(file) as opened:
+            tree = open_tree(file, opened, "tree")
+            with pytest.raises(DataError, match=r"jets\.root: tree 'tree', branches x cannot be read"):
+                next(chunks(tree, ["x"], 10))
+
+
+def test_a_page_that_says_to_hold_billions_of_numbers_takes_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "jets.root"
+    with uproot.recreate(file) as out:
+        out.mkrntuple("tree", {"x": np.arange(9, dtype=np.float32)})
+    with open_root(file) as opened:
+        tree = open_tree(file, opened, "tree")
+        assert next(chunks(tree, ["x"], 10))["x"].to_list() == list(range(9))
+        (page,) = tree.handle.ntuple.page_link_list[0][0].pages
+        monkeypatch.setitem(page._fields, "num_elements", 2**31)
+        with pytest.raises(
+            DataError, match=r"a page of \d+ bytes says that it holds 2,147,483,648 numbers; the file is damaged"
+        ):
+            next(chunks(tree, ["x"], 10))
