@@ -43,6 +43,7 @@ def stop_requests(*, patient: bool = False, at_once: bool = False) -> Iterator[l
     except _Left:
         pass
     finally:
+        at_once = False
         for number, handler in old.items():
             signal.signal(number, handler)
 
