@@ -42,6 +42,10 @@ def stop_requests(*, patient: bool = False, at_once: bool = False) -> Iterator[l
         yield requests
     except _Left:
         pass
+    except Exception:
+        # Libraries in C may make an error of their own of what a signal raises within them.
+        if not (at_once and requests):
+            raise
     finally:
         at_once = False
         for number, handler in old.items():
