@@ -144,6 +144,9 @@ def _write_log(metrics: Path, output: Path, steps: int) -> None:
             if line["step"] > steps:
                 break
             values = [line["metrics"].get(key) for key in _LOGGED]
+            if not any(value is not None for value in values):
+                # That of the comparison at the end.
+                continue
             table.writerow([line["step"], *("" if value is None else f"{value:.6g}" for value in values)])
 
 

@@ -74,16 +74,22 @@ def load_newest(run: Path, model: nn.Module, ema: nn.Module, optimiser: Optimise
     A damaged one is passed over with a warning.
 
     Raises:
-        ModelError: the newest whole checkpoint is of a newer format or of another net.
+        ModelError: there are checkpoints, and none is whole; the newest whole one is of a newer format or of another net.
     """
-    for folder in _folders(run):
+    folders = _folders(run)
+    for folder in folders:
         try:
             counters, tensors = _read(folder)
         except DataError as error:
-            _log.warning("%s; using the checkpoint before it", error)
+            _log.warning("%s; it is passed over", error)
             continue
         restore(str(folder), tensors, model, ema, optimiser)
         return counters
+    if folders:
+        raise ModelError(
+            f"{run / 'checkpoints'}: none of the checkpoints in it is whole; restore one from a copy, or remove this folder to train from "
+            "the beginning"
+        )
     return None
 
 
@@ -97,21 +103,30 @@ def checksum(model: nn.Module) -> str:
 
 def _folders(run: Path) -> list[Path]:
     """Checkpoints, the newest first."""
-    return sorted((run / "checkpoints").glob("step_*"), key=lambda folder: int(folder.name[5:]), reverse=True)
+    found = [folder for folder in (run / "checkpoints").glob("step_*") if folder.name[5:].isdecimal()]
+    return sorted(found, key=lambda folder: int(folder.name[5:]), reverse=True)
 
 
 def _read(folder: Path) -> tuple[Counters, dict[str, Tensor]]:
     data = read_json(folder / "state.json")
     version = data.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise DataError(
+            f"{folder / 'state.json'}: is damaged (format version is {version!r:.60}, expected a whole number)"
+        )
+    if version > FORMAT_VERSION:
         raise ModelError(
             f"{folder / 'state.json'}: has format version {version}, expected at most {FORMAT_VERSION}; update pcdiff"
         )
     file = folder / "state.safetensors"
-    if not file.is_file() or sha256(file) != data.get("sha256"):
-        raise DataError(f"{file}: is missing or damaged (its SHA-256 is not the one in state.json)")
     try:
+        if not file.is_file() or sha256(file) != data.get("sha256"):
+            raise DataError(f"{file}: is missing or damaged (its SHA-256 is not the one in state.json)")
         return _counters(data["counters"]), safetensors.torch.load_file(file)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({one_line(error)})") from error
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise DataError(f"{folder}: is damaged ({one_line(error)})") from error
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pcdiff.errors import DataError, PcdiffError, suggest
 
@@ -21,14 +23,19 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "expand",
+    "lock",
     "made_folder",
+    "plain_errors",
     "read_json",
     "remove_folder",
     "require_space",
     "sha256",
     "sweep",
+    "unlock",
     "write_json",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def expand(
@@ -91,7 +98,7 @@ _REFUSED = (
 
 
 @contextmanager
-def _plain_errors(path: Path, *, always: bool = False) -> Iterator[None]:
+def plain_errors(path: Path, *, always: bool = False) -> Iterator[None]:
     """Turn the operating system's refusals into one line about the output.
 
     Args:
@@ -154,9 +161,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(path)
-    with _plain_errors(target), _temporary(target, _make_file) as temporary:
+    with plain_errors(target), _temporary(target, _make_file) as temporary:
         yield temporary
-        with _plain_errors(target, always=True):
+        with plain_errors(target, always=True):
             _settle(temporary, 0o666, [temporary])
             temporary.replace(target)
 
@@ -165,9 +172,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """As :func:`atomic_file` for a folder: an older one of that name is replaced only once the new one is whole."""
     target = Path(path)
-    with _plain_errors(target), _temporary(target, _make_folder) as temporary:
+    with plain_errors(target), _temporary(target, _make_folder) as temporary:
         yield temporary
-        with _plain_errors(target, always=True):
+        with plain_errors(target, always=True):
             _settle(temporary, 0o777, [name for name in temporary.rglob("*") if name.is_file()])
             if target.exists():
                 _exchange(temporary, target)
@@ -195,7 +202,7 @@ def _exchange(new: Path, target: Path) -> None:
 def _temporary(target: Path, make: Callable[[Path], Path]) -> Iterator[Path]:
     """Something beside the target that is gone when the block ends, unless it was renamed."""
     with ExitStack() as stack:
-        with _plain_errors(target, always=True):
+        with plain_errors(target, always=True):
             stack.enter_context(made_folder(target.parent))
             temporary = make(target)
         try:
@@ -247,6 +254,28 @@ def _settle(path: Path, mode: int, files: Iterable[Path]) -> None:
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+
+
+def lock(stream: IO[Any]) -> bool:
+    """Keep other processes from locking an open file, until it is unlocked.
+
+    Returns:
+        Whether none has locked it before. Where the file system has no locks nothing is known of others: true, with a warning.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some network file systems have none, and pcdiff has to work there too.
+        _log.warning("%s: cannot be locked (%s), so another process is not kept away", stream.name, error.strerror)
+    return True
+
+
+def unlock(stream: IO[Any]) -> None:
+    """Let others lock a file. Closing it is not enough: forked workers of a data loader share the lock."""
+    with suppress(OSError):
+        fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

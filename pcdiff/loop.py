@@ -18,11 +18,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def stop_requests(*, patient: bool = False) -> Iterator[list[int]]:
+def stop_requests(*, patient: bool = False, at_once: bool = False) -> Iterator[list[int]]:
     """A list that the signals of :data:`STOPPING` put their number into.
 
     Args:
         patient: a second signal does nothing, where it would end the loop at once. Launchers pass on what the processes got besides by themselves.
+        at_once: the first signal leaves the block, after which the program goes on.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -33,13 +34,26 @@ def stop_requests(*, patient: bool = False) -> Iterator[list[int]]:
         if requests and not patient:
             raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
         requests.append(number)
+        if at_once and len(requests) == 1:
+            raise _Left
 
     old = {number: signal.signal(number, request) for number in STOPPING}
     try:
         yield requests
+    except _Left:
+        pass
+    except Exception:
+        # Libraries in C may make an error of their own of what a signal raises within them.
+        if not (at_once and requests):
+            raise
     finally:
+        at_once = False
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+class _Left(BaseException):
+    """Leaves the block of :func:`stop_requests`."""
 
 
 class StepBar:

@@ -37,7 +37,13 @@ class Record:
             self._mirror.start()
 
     def close(self, status: Status) -> None:
-        """End both; the run ended so."""
-        self.metrics.close()
-        if self._mirror is not None:
-            self._mirror.stop(timeout=_LAST_TRANSFER, status=status)
+        """End both; the run ended so.
+
+        Raises:
+            DataError: the disk is full, or fails.
+        """
+        try:
+            self.metrics.close()
+        finally:
+            if self._mirror is not None:
+                self._mirror.stop(timeout=_LAST_TRANSFER, status=status)

@@ -11,7 +11,7 @@ from typing import Any
 from pcdiff.errors import DataError
 from pcdiff.files import read_json
 
-__all__ = ["Line", "check_description", "parse_line", "read_metrics", "read_run"]
+__all__ = ["Line", "check_description", "metric_lines", "parse_line", "read_metrics", "read_run"]
 
 _PARTS: Mapping[str, type] = {
     "name": str,
@@ -79,6 +79,18 @@ def parse_line(text: str | bytes) -> Line:
         raise ValueError(f"not a line of metrics ({type(error).__name__}: {error!s:.160})") from error
 
 
+def metric_lines(file: Path) -> list[bytes]:
+    """The lines of metrics.jsonl as they stand; the last is what follows the last end of a line.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+
+
 def read_metrics(file: Path) -> list[Line]:
     """All whole lines of metrics.jsonl; a last one that has no end is still being written, or was cut short by a kill.
 
@@ -86,11 +98,7 @@ def read_metrics(file: Path) -> list[Line]:
         DataError: a line is damaged.
     """
     found = []
-    try:
-        lines = file.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(metric_lines(file)[:-1], 1):
         try:
             found.append(parse_line(line))
         except ValueError as error:

@@ -11,8 +11,8 @@ RUN/job              which torchrun began or resumed it last, where one did
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -24,12 +24,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pcdiff
-from pcdiff.config import RunConfig, config_hash, flat, load_any, to_yaml
-from pcdiff.errors import PcdiffError
-from pcdiff.files import atomic_file, sweep, write_json
-from pcdiff.records import read_metrics, read_run
+from pcdiff.config import RunConfig, config_hash, flat, to_yaml
+from pcdiff.errors import DataError, PcdiffError
+from pcdiff.files import atomic_file, lock, plain_errors, sweep, write_json
+from pcdiff.records import metric_lines, parse_line, read_run
 
 __all__ = ["Metrics", "begun_by", "describe_run", "locked", "note_job"]
+
+_log = logging.getLogger(__name__)
 
 # Config keys that may change when a run is resumed, for they do not change what is learned.
 _FREE = ("device", "output", "tracking.", "training.accumulate")
@@ -77,10 +79,8 @@ def locked(run: Path) -> Iterator[None]:
         PcdiffError: another process trains in it.
     """
     with _made(run / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PcdiffError(f"{run}: another process is training in this folder") from error
+        if not lock(stream):
+            raise PcdiffError(f"{run}: another process is training in this folder")
         # All that is written under this lock.
         sweep(run, "config.yaml", "run.json", "metrics.jsonl", "job", "generator", "evaluation")
         sweep(run / "checkpoints", "step_*")
@@ -110,7 +110,13 @@ def _made(file: Path) -> Path:
 
 
 def _refuse_changes(run: Path, config: RunConfig, fingerprint: Mapping[str, str]) -> None:
-    before, now = flat(load_any(run)), flat(config)
+    about = read_run(run)
+    if "params" not in about:
+        raise DataError(
+            f"{run / 'run.json'}: lacks params, expected the config that the run began with: is the file damaged?"
+        )
+    # Not those of config.yaml, which may have been edited since.
+    before, now = about["params"], flat(config)
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -122,9 +128,9 @@ def _refuse_changes(run: Path, config: RunConfig, fingerprint: Mapping[str, str]
         changed = [f"the features were {', '.join(features[0])}, are {', '.join(features[1])}"]
     if changed:
         raise PcdiffError(f"{run}: cannot resume with another config: {'; '.join(changed)}")
-    about = read_run(run).get("data_fingerprint", {})
+    data = about.get("data_fingerprint", {})
     for name, found in fingerprint.items():
-        if about.get(name) != found:
+        if data.get(name) != found:
             raise PcdiffError(f"{run}: cannot resume: the {name} data have changed since the run began")
 
 
@@ -140,27 +146,67 @@ def _git_commit() -> dict[str, str]:
 
 
 class Metrics:
-    """Appends lines to metrics.jsonl. Steps already in the file are not written again: a resumed run repeats them."""
+    """Appends lines to metrics.jsonl.
+
+    Steps already in the file are not written again: a resumed run repeats them. Lines that are damaged are left out of it, with a
+    warning, and so is a last one that a kill cut short.
+
+    Raises:
+        DataError: the file cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.last = -1
+        self._path = path
+        # Names of the metrics that the file has of the last step.
+        self._names: set[str] = set()
         if path.exists():
-            whole = read_metrics(path)
-            *lines, cut = path.read_bytes().split(b"\n")
-            if cut:
-                # A line that a kill cut short.
-                with atomic_file(path) as temporary:
-                    temporary.write_bytes(b"".join(line + b"\n" for line in lines))
-            if whole:
-                self.last = whole[-1].step
-        self._stream = path.open("a", buffering=1, encoding="utf-8")
+            self._read()
+        with plain_errors(path, always=True):
+            self._stream = path.open("a", buffering=1, encoding="utf-8")
+
+    def _read(self) -> None:
+        *lines, cut = metric_lines(self._path)
+        whole, damaged = [], []
+        for number, line in enumerate(lines, 1):
+            try:
+                found = parse_line(line)
+            except ValueError as error:
+                damaged.append(f"line {number} is {error}")
+                continue
+            whole.append(line)
+            self._note(found.step, found.metrics)
+        if damaged:
+            others = {1: "", 2: ", and so is 1 other"}.get(len(damaged), f", and so are {len(damaged) - 1} others")
+            _log.warning("%s: %s; it is left out%s", self._path, damaged[0], others)
+        if cut or damaged:
+            with atomic_file(self._path) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in whole))
+
+    def _note(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._names = {*metrics, *(self._names if step == self.last else ())}
+        self.last = step
+
+    def has(self, prefix: str) -> bool:
+        """Whether the last step has a metric whose name begins so."""
+        return any(name.startswith(prefix) for name in self._names)
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line."""
-        if step > self.last:
-            self._stream.write(json.dumps({"step": step, "time": time.time(), "metrics": dict(metrics)}) + "\n")
-            self.last = step
+        """Write one line; the last step may get another, of other metrics.
+
+        Raises:
+            DataError: the disk is full, or fails.
+        """
+        if step > self.last or (step == self.last and self._names.isdisjoint(metrics)):
+            with plain_errors(self._path, always=True):
+                self._stream.write(json.dumps({"step": step, "time": time.time(), "metrics": dict(metrics)}) + "\n")
+            self._note(step, metrics)
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file.
+
+        Raises:
+            DataError: the disk is full, or fails.
+        """
+        with plain_errors(self._path, always=True):
+            self._stream.close()

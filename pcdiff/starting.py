@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pcdiff.bundle import Settings
 from pcdiff.config import MultiplicityConfig
 from pcdiff.encodings import Encoding
-from pcdiff.errors import ConfigError
+from pcdiff.errors import ConfigError, DataError, ModelError
 from pcdiff.generator import Generator
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.seeds import Purpose, word
 
 __all__ = ["fit_multiplicity", "functions_of", "load_start"]
+
+_log = logging.getLogger(__name__)
 
 
 def load_start(
@@ -70,7 +73,7 @@ def fit_multiplicity(
     *,
     shown: bool,
 ) -> Multiplicity:
-    """The multiplicity model: the run's own where it has one, or else fitted.
+    """The multiplicity model: the run's own where it has one that is whole, or else fitted, which gives the same one again.
 
     Args:
         run: run folder.
@@ -81,7 +84,10 @@ def fit_multiplicity(
         shown: show a progress bar.
     """
     if (run / "generator").is_dir():
-        return Generator.load(run).multiplicity
+        try:
+            return Generator.load(run).multiplicity
+        except (DataError, ModelError) as error:
+            _log.warning("%s; the model of the number of points is fitted again", error)
     counts, features, positions = clouds()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(word(seed, Purpose.MULTIPLICITY))

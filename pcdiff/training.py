@@ -48,6 +48,9 @@ __all__ = ["Task", "begun", "fit", "train"]
 # Times and noise drawn for each validation cloud: the loss of one draw scatters more than it falls late in training.
 _VALIDATION_DRAWS = 4
 
+# How the names of the metrics of the comparison begin.
+_COMPARED = "validation/"
+
 # What a generator says about the run that made it.
 _PROVENANCE = ("name", "created", "config_hash", "data_fingerprint", "versions")
 
@@ -224,7 +227,23 @@ def fit(
             generator().save(run / "generator")
             checkpoint.save(run, counters, model, ema, optimiser, keep=config.training.keep)
 
-    record = Record(run, config.tracking) if world.main else None
+    record: Record | None = None
+    with world.together():
+        if world.main:
+            record = Record(run, config.tracking)
+
+    def compared(requests: list[int]) -> int | None:
+        """Make the comparison where the run has none yet, until a signal comes, and return that: all else is kept by now."""
+        with world.together():
+            if record is not None and config.training.compare and not requests and not record.metrics.has(_COMPARED):
+                line: dict[str, float] = {}
+                with stop_requests(patient=world.launcher is not None, at_once=True) as asked:
+                    line = _compare(generator(), task.truth(), config, run)
+                requests += asked
+                if line:
+                    record.metrics.append(counters.step, line)
+        return world.sent(next(iter(requests), None))
+
     last = config.training.steps
     status: Status = "FAILED"
     stopped: int | None = None
@@ -252,8 +271,6 @@ def fit(
                     line |= _training_line(counters, optimiser, norm, bar)
                 if done % config.training.validate_every == 0 or done == last:
                     line["loss/validation"] = task.validate(ema)
-                if done == last and config.training.compare and world.main:
-                    line |= _compare(generator(), task.truth(), config, run)
                 if line and record is not None:
                     record.metrics.append(done, line)
                 # In one process this is the list that signals are put into, in several it is what all knew of in the step.
@@ -262,6 +279,8 @@ def fit(
                     keep()
                 if stopped is not None:
                     break
+            if stopped is None:
+                stopped = compared(requests)
         if stopped is None and world.main:
             loss_curve(run, run / "figures" / "loss.png")
         status = "FINISHED" if stopped is None else "KILLED"
@@ -292,7 +311,7 @@ def _compare(generator: Generator, truth: PointClouds, config: RunConfig, run: P
     """Generated clouds against validation clouds: a report in the run folder, and its metrics."""
     made = generator.sample(len(truth), seed=config.seed, device=config.device)
     (sample,) = evaluate(truth, {config.name: made}, run / "evaluation", seed=config.seed).samples
-    return {f"validation/{metric.name}": metric.value for metric in sample.metrics}
+    return {f"{_COMPARED}{metric.name}": metric.value for metric in sample.metrics}
 
 
 def _stop(number: int, run: Path, step: int, command: str, world: World) -> NoReturn:

@@ -155,9 +155,18 @@ def test_weights_that_differ_end_the_run_before_they_are_kept(seen: list[dict[st
     assert not (folder / "pair" / "apart" / "checkpoints").exists()
 
 
+def test_a_signal_within_the_comparison_stops_all_with_the_last_checkpoint(
+    seen: list[dict[str, Any]], folder: Path
+) -> None:
+    assert [each["compared"] for each in seen] == ["exit 143", "exit 143"]
+    assert (folder / "pair" / "compared" / "checkpoints" / "step_00000003").is_dir()
+
+
 def test_one_process_says_what_is_wrong(seen: list[dict[str, Any]]) -> None:
     said = {name: [each[name] for each in seen] for name in seen[0]}
     assert said["other config"][0].startswith("error: the config of process 1 of 2 is not that of process 0")
+    assert said["blocked"][0].endswith("metrics.jsonl: cannot be read (Is a directory)")
+    assert said["blocked"][1] == "exit 2"
     assert said["other data"][0] == "exit 2"
     assert "absent_1.parquet: no such file" in said["other data"][1]
     assert "there is a run already" in said["there"][0]

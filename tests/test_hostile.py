@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,9 +54,13 @@ def test_a_damaged_line_of_metrics(tmp_path: Path, line: str) -> None:
     file = tmp_path / "metrics.jsonl"
     whole = '{"step": 1, "time": 1, "metrics": {"loss/train": 1}}\n'
     file.write_text(whole + line + "\n" + whole, encoding="utf-8", errors="surrogateescape")
-    for read in (about, Losses.read, lambda folder: Metrics(folder / "metrics.jsonl")):
+    for read in (about, Losses.read):
         with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not a line of metrics"):
             read(tmp_path)
+    # Training goes on without it.
+    metrics = Metrics(file)
+    metrics.close()
+    assert file.read_text() == 2 * whole
 
 
 @pytest.mark.parametrize("part", ['"data_fingerprint": [1]', '"versions": "1"', '"name": {}', '"tags": null'])
@@ -130,7 +137,7 @@ def test_a_damaged_provenance(tmp_path: Path, generator: Generator, provenance: 
         Generator.load(tmp_path / "g")
 
 
-@pytest.mark.parametrize("damage", ["tensors", "unknown counter", "counter is text", "no counters"])
+@pytest.mark.parametrize("damage", ["tensors", "unknown counter", "counter is text", "no counters", "version is text"])
 def test_a_checkpoint_whose_checksum_fits(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     """A checkpoint that cannot be read is passed over like one whose checksum differs."""
     net = torch.nn.Linear(2, 2)
@@ -143,6 +150,8 @@ def test_a_checkpoint_whose_checksum_fits(tmp_path: Path, damage: str, caplog: p
         state["sha256"] = hashlib.sha256(b"\xff" * 100).hexdigest()
     elif damage == "no counters":
         del state["counters"]
+    elif damage == "version is text":
+        state["format_version"] = "1"
     else:
         state["counters"] |= {"stop": 1} if damage == "unknown counter" else {"step": "2"}
     (folder / "state.json").write_text(json.dumps(state))
@@ -151,3 +160,52 @@ def test_a_checkpoint_whose_checksum_fits(tmp_path: Path, damage: str, caplog: p
     assert found is not None
     assert found.step == 1
     assert "is damaged" in caplog.text
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = torch.nn.Linear(2, 2)
+    models = (net, torch.nn.Linear(2, 2), build_optimiser(net, OptimConfig()))
+    for step in (1, 2):
+        checkpoint.save(tmp_path, checkpoint.Counters(step=step), *models, keep=2)
+    sums = checkpoint.sha256
+
+    def fails(path: Path) -> str:
+        if path.parent.name == "step_00000002":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sums(path)
+
+    monkeypatch.setattr(checkpoint, "sha256", fails)
+    found = checkpoint.load_newest(tmp_path, *models)
+    assert found is not None
+    assert found.step == 1
+    assert (
+        "step_00000002/state.safetensors: cannot be read ([Errno 5] Input/output error); it is passed over"
+        in caplog.text
+    )
+
+
+def test_a_copy_beside_the_checkpoints_is_none(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 2)
+    models = (net, torch.nn.Linear(2, 2), build_optimiser(net, OptimConfig()))
+    checkpoint.save(tmp_path, checkpoint.Counters(step=1), *models, keep=1)
+    copy = tmp_path / "checkpoints" / "step_1.bak"
+    shutil.copytree(tmp_path / "checkpoints" / "step_00000001", copy)
+    found = checkpoint.load_newest(tmp_path, *models)
+    assert found is not None
+    assert found.step == 1
+    checkpoint.save(tmp_path, checkpoint.Counters(step=2), *models, keep=1)
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["step_00000002", "step_1.bak"]
+
+
+def test_checkpoints_none_of_which_is_whole(tmp_path: Path) -> None:
+    """Training must not begin anew by itself, and remove what may still be mended."""
+    net = torch.nn.Linear(2, 2)
+    models = (net, torch.nn.Linear(2, 2), build_optimiser(net, OptimConfig()))
+    assert checkpoint.load_newest(tmp_path, *models) is None
+    for step in (1, 2):
+        folder = checkpoint.save(tmp_path, checkpoint.Counters(step=step), *models, keep=2)
+        (folder / "state.json").write_text("{")
+    with pytest.raises(ModelError, match=r"checkpoints: none of the checkpoints in it is whole; .* remove this folder"):
+        checkpoint.load_newest(tmp_path, *models)

@@ -272,6 +272,22 @@ def test_a_run_is_shipped_whole(script: ModuleType, place: Path, run: Path, card
             assert row[column] == "" or float(row[column]) == pytest.approx(line["metrics"][name], rel=1e-5)
 
 
+def test_the_log_has_one_row_a_step(script: ModuleType, tmp_path: Path) -> None:
+    """A run has another line of its last step, for the comparison."""
+    lines = [
+        {"step": 1, "metrics": {"loss/train": 2.0}},
+        {"step": 2, "metrics": {"loss/train": 1.0, "loss/validation": 1.5}},
+        {"step": 2, "metrics": {"validation/w1_mass": 0.1}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    script._write_log(tmp_path / "metrics.jsonl", tmp_path / "log.csv", 2)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [(row["step"], row["training_loss"], row["validation_loss"]) for row in rows] == [
+        ("1", "2", ""),
+        ("2", "1", "1.5"),
+    ]
+
+
 def test_weights_are_rounded_to_half_precision_and_nothing_else_is(
     script: ModuleType, place: Path, run: Path, card: Path
 ) -> None:

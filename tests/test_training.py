@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import torch
 import pcdiff
 from pcdiff import checkpoint, denoising, mapped, recording, stepping, training, training_data
 from pcdiff.bundle import Settings, build_denoiser
-from pcdiff.config import Config, OptimConfig
+from pcdiff.config import Config, OptimConfig, load_config
 from pcdiff.denoising import training_objective
 from pcdiff.diffusion import Schedule
 from pcdiff.distributed import ALONE
@@ -203,6 +204,84 @@ def test_a_run_is_not_overwritten_nor_resumed_with_another_config(straight: Path
     changed = config((files[1], files[1]), straight)
     with pytest.raises(PcdiffError, match=r"data\.train was"):
         training.train(changed, resume=True, progress=False)
+
+
+def test_an_edited_config_of_the_run_is_refused(straight: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    """What was trained is in run.json; the config that the run folder holds is for people to read."""
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("steps: 60\n", "steps: 61\n"))
+    with pytest.raises(PcdiffError, match=r"run: cannot resume with another config: training\.steps was 60, is 61$"):
+        training.train(load_config(run), resume=True, progress=False)
+    about = json.loads((run / "run.json").read_text())
+    del about["params"]
+    (run / "run.json").write_text(json.dumps(about))
+    with pytest.raises(PcdiffError, match=r"run\.json: lacks params"):
+        training.train(load_config(run), resume=True, progress=False)
+
+
+def test_a_damaged_generator_does_not_stop_a_run_that_is_resumed(
+    straight: Path, files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model of the number of points follows from the seed, so it is fitted again, bit for bit."""
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    shutil.rmtree(run / "checkpoints" / "step_00000060")
+    (run / "generator" / "multiplicity.safetensors").write_bytes(b"")
+    training.train(config(files, run), resume=True, progress=False)
+    assert "the model of the number of points is fitted again" in caplog.text
+    assert weights(run) == weights(straight)
+
+
+def compared(files: tuple[Path, Path], output: Path) -> Config:
+    settings = config(files, output)
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"compare": 10})})
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGTERM in C", "SIGINT"])
+def test_an_end_within_the_comparison_loses_nothing_else(
+    how: str, straight: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is kept before, a signal is answered at once, and the run that is resumed makes the comparison, once."""
+    run = tmp_path / "run"
+
+    def ended(*_: object) -> dict[str, float]:
+        if how == "SIGKILL":
+            raise RuntimeError("killed")
+        try:
+            os.kill(os.getpid(), getattr(signal, how.split(maxsplit=1)[0]))
+        except BaseException as left:
+            if how.endswith("C"):
+                # As energyflow's distances do.
+                raise RuntimeError("KeyboardInterrupt received") from left
+            raise
+        pytest.fail("went on")
+
+    monkeypatch.setattr(training, "_compare", ended)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    expected: dict[str, tuple[type[BaseException], str]] = {
+        "SIGKILL": (RuntimeError, "killed"),
+        "SIGTERM": (SystemExit, "143"),
+        "SIGTERM in C": (SystemExit, "143"),
+        "SIGINT": (KeyboardInterrupt, "saved at step 60; continue with: pcdiff train --resume"),
+    }
+    kind, said = expected[how]
+    with pytest.raises(kind, match=said):
+        training.train(compared(files, run), progress=False)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert (run / "checkpoints" / "step_00000060").is_dir()
+    assert weights(run) == weights(straight)
+    assert losses(run) == losses(straight)
+    calls: list[object] = []
+    monkeypatch.setattr(training, "_compare", lambda *given: (calls.append(given), {"validation/w1": 2.0})[1])
+    for _ in range(2):
+        training.train(compared(files, run), resume=True, progress=False)
+    assert len(calls) == 1
+    *lines, last = (run / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 60
+    assert (json.loads(last)["step"], json.loads(last)["metrics"]) == (60, {"validation/w1": 2.0})
+    assert weights(run) == weights(straight)
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:

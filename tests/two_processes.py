@@ -85,6 +85,11 @@ def _interrupted(model: torch.nn.Module) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _asked_to_stop(*_: object) -> dict[str, float]:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("went on")
+
+
 def main(folder: Path) -> None:
     """All of it; the data lie in the folder."""
     world = World.joined()
@@ -124,6 +129,16 @@ def main(folder: Path) -> None:
 
     with _Patched(1, 5, _disturbed):
         seen["apart"] = outcome(lambda: training.train(config(files, here / "apart"), progress=False))
+
+    if world.main:
+        (here / "blocked" / "metrics.jsonl").mkdir(parents=True)
+    seen["blocked"] = outcome(lambda: training.train(config(files, here / "blocked"), progress=False))
+
+    compare = training._compare
+    training._compare = _asked_to_stop
+    settings = config(files, here / "compared", training={**short, "steps": 3, "compare": 10})
+    seen["compared"] = outcome(lambda: training.train(settings, progress=False))
+    training._compare = compare
 
     settings = config(files, here / "other", seed=3 + world.rank)
     seen["other config"] = outcome(lambda: training.train(settings, progress=False))

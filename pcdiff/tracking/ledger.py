@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import threading
 import uuid
 from dataclasses import asdict, dataclass, field, replace
@@ -11,12 +9,10 @@ from pathlib import Path
 from typing import IO, Literal
 
 from pcdiff.errors import DataError, PcdiffError
-from pcdiff.files import read_json, sweep, write_json
+from pcdiff.files import lock, read_json, sweep, unlock, write_json
 from pcdiff.tracking.store import public, store_uri
 
 __all__ = ["Ledger", "State", "Status"]
-
-_logger = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -70,15 +66,15 @@ class Ledger:
         """
         with self._guard:
             if self._lock is None:
-                lock = self._take_lock()
+                taken = self._take_lock()
                 try:
                     sweep(self.run, "tracking.json")
                     self.state = self._load()
                     self.save()
                 except BaseException:
-                    lock.close()
+                    taken.close()
                     raise
-                self._lock = lock
+                self._lock = taken
 
     def begin(self) -> None:
         """Claim the run and note that it is being trained, again perhaps."""
@@ -108,25 +104,19 @@ class Ledger:
         """Let others send this run; a call of this process that still hangs can no longer change RUN/tracking.json."""
         with self._guard:
             if self._lock is not None and not self._released:
-                # Closing is not enough: forked workers of a data loader share the lock.
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                unlock(self._lock)
                 self._lock.close()
             self._released = True
 
     def _take_lock(self) -> IO[bytes]:
         try:
-            lock = (self.run / "run.json").open("r+b")
+            stream = (self.run / "run.json").open("r+b")
         except OSError as error:
             raise PcdiffError(f"{self.run}: is not a run folder that can be tracked ({error})") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise PcdiffError(f"{self.run}: another process is sending this run to its tracking store") from error
-        except OSError as error:
-            # Some network file systems have no locks; tracking has to work there too.
-            _logger.debug("%s: no lock (%s)", self.run, error)
-        return lock
+        if not lock(stream):
+            stream.close()
+            raise PcdiffError(f"{self.run}: another process is sending this run to its tracking store")
+        return stream
 
     def _load(self) -> State:
         file = self.run / "tracking.json"

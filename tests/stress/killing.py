@@ -24,8 +24,8 @@ __all__ = ["Ended", "Kill", "Way", "environment", "members", "run"]
 Way = Literal["SIGKILL", "SIGTERM", "SIGINT twice"]
 
 # Seconds on the clock: between two looks at the folder and at processes, those that a process has to end after it was asked to, and for the change that a kill waits for.
-# Of two SIGINT that come during one call of a C function Python sees one, and at its last step a training makes its comparison before it stops.
-_PAUSE, _NEW_PROCESSES, _PATIENCE, _LONGEST_AIM = 0.02, 0.2, 600.0, 10.0
+# Of two SIGINT that come during one call of a C function Python sees one.
+_PAUSE, _NEW_PROCESSES, _PATIENCE, _LONGEST_AIM = 0.02, 0.2, 120.0, 10.0
 # How processes end by signals; 0 where the signal came when all was done.
 _CODES: dict[Way, tuple[int, ...]] = {
     "SIGKILL": (-signal.SIGKILL, 0),

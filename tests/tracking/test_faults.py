@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from mlflow import MlflowClient
 from pcdiff.errors import PcdiffError
 from pcdiff.tracking import Mirror, sync
 
+from ..full_disk import full_disk
 from .runs import append, assert_complete, state, tracked, wait_for
 from .servers import Answer, Call, LostAnswer, NoAnswer, Proxy, free_port, mlflow_server
 
@@ -328,18 +328,29 @@ def test_a_run_that_is_deleted_while_it_is_sent_is_made_again(run: Path, proxy: 
     assert_complete(run, proxy.uri)
 
 
+# There are no locks
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks(
+    run: Path, store: str, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither taking the lock nor giving it back ends anything."""
+
+    def none(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    append(run, 1)
+    mirror = Mirror(run, store, interval=0.01)
+    mirror.start()
+    assert mirror.stop(timeout=60)
+    assert sync(run).metrics == 0
+    assert_complete(run, store)
+    assert f"run.json: cannot be locked ({os.strerror(number)})" in caplog.text
+
+
 # Its disk is full
-
-
-@contextmanager
-def full_disk(at: int) -> Iterator[None]:
-    """No file of this process grows beyond that many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (at, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_database_on_a_full_disk(run: Path, store: str, caplog: pytest.LogCaptureFixture) -> None:
