@@ -1,6 +1,6 @@
 """The generator: everything that sampling needs, in one folder of JSON and safetensors.
 
-    generator.json            format version, schema, transform, settings, checksums, provenance
+    generator.json            format version, schema, transform, settings, checksums (its own too), provenance
     denoiser.safetensors      weights of the net
     multiplicity.safetensors  the model of the number of points and the cloud features
 

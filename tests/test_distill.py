@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from pcdiff.config import (
 from pcdiff.diffusion import CosineSchedule, Denoiser, Prediction, Schedule, ddim, trajectory_loss
 from pcdiff.diffusion.losses import per_cloud
 from pcdiff.diffusion.samplers import Levels
-from pcdiff.distill import distill
+from pcdiff.distill import _fingerprint, distill
 from pcdiff.errors import ConfigError, DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, batch_of
@@ -515,6 +516,18 @@ def test_bad_configs_are_refused(teacher: Path, tmp_path: Path) -> None:
     broken.write_bytes(b"no")
     with pytest.raises(DataError, match="remove it, and --resume makes it again"):
         pairs.read_pairs(tmp_path, "train", 10)
+
+
+def test_a_grid_of_other_times_leaves_the_trajectories_as_they_are(teacher: Path, tmp_path: Path) -> None:
+    """Nor does any other part of generator.json that they do not depend on; a run thus goes on with them."""
+    shutil.copytree(teacher, tmp_path / "teacher")
+    loaded = Generator.load(tmp_path / "teacher")
+    chosen = loaded.choose(steps=12)
+    loaded.grids[7] = (1.0, 0.0)
+    loaded.save_grids(tmp_path / "teacher")
+    again = Generator.load(tmp_path / "teacher")
+    assert again.provenance["files"] != loaded.provenance["files"]
+    assert _fingerprint(again, chosen) == _fingerprint(loaded, chosen)
 
 
 @pytest.mark.parametrize(("file", "name", "most"), [("gluon30", "gluon30", 5), ("gluon30_fast", "gluon30-fast", 2)])
