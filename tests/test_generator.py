@@ -23,6 +23,7 @@ from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
 from pcdiff.io import write
 from pcdiff.multiplicity import build_multiplicity
+from pcdiff.resources import pretrained
 from pcdiff.sampling_loop import pieces, workers
 from pcdiff.transforms import Transform, cloud_columns
 
@@ -151,6 +152,28 @@ def test_a_damaged_or_foreign_folder_gives_one_line(generator: Generator, tmp_pa
     sign(file, data)
     with pytest.raises(ModelError, match="not a complete generator"):
         Generator.load(tmp_path)
+
+
+def test_a_folder_of_other_things_is_not_replaced(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("thesis", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="thesis: is a folder with other things than a generator, expected a new"):
+        generator.save(tmp_path / "thesis")
+    with pytest.raises(DataError, match="file: is a file, expected a folder for a generator"):
+        generator.save(tmp_path / "file")
+    with pytest.raises(ModelError, match="gluon30: comes with pcdiff and stays as it is"):
+        generator.save(pretrained()["gluon30"])
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DataError, match="is the working directory"):
+        generator.save(".")
+    assert [(tmp_path / name).read_text() for name in ("thesis/chapter.tex", "file")] == ["mine", "mine"]
+    for _ in range(2):
+        generator.save(tmp_path / "empty" / "new")
+    assert Generator.load("new").transform == generator.transform
 
 
 def test_generator_json_comes_back_as_it_was_or_not_at_all(generator: Generator, tmp_path: Path) -> None:
