@@ -148,7 +148,7 @@ bench: $(VENV)/installed-dev
 
 # Some GB of disk for a while: in --folder, which is the system's for temporary files.
 memory: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --update-readme
 
 # Takes an hour and more; what is there already is kept, so the same command goes on. Needs the data of `make gluon30-data`.
 quality: $(VENV)/installed-dev gluon30-data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -45,6 +47,9 @@ __all__ = [
 
 # 2: the denoiser's settings, all schedules and samplers, fitted grids. 3: categorical point features. 4: periodic boxes.
 FORMAT_VERSION = 4
+
+# Where generator.json holds the checksum of all else that it says.
+_CHECKSUM = "sha256"
 
 # Before the names of a learned schedule's parameters; a net has no part of that name.
 _SCHEDULE = "schedule."
@@ -102,7 +107,7 @@ class Description:
 
     Attributes:
         settings, transform, types, provenance, grids: as for :class:`pcdiff.generator.Generator`.
-        files: SHA-256 of each file of tensors, by name.
+        files: SHA-256 of each file of tensors, by name; once it was read, that of what generator.json says too.
     """
 
     settings: Settings
@@ -126,15 +131,18 @@ class Description:
             "grids": {str(steps): list(times) for steps, times in self.grids.items()},
             "provenance": dict(self.provenance),
         }
-        head = {"format_version": FORMAT_VERSION, "pcdiff": pcdiff.__version__, "files": dict(self.files)}
-        write_json(folder / DESCRIPTION, head | settings | about)
+        tensors = {name: found for name, found in self.files.items() if name != DESCRIPTION}
+        head = {"format_version": FORMAT_VERSION, "pcdiff": pcdiff.__version__, "files": tensors}
+        # As it comes back, so that the checksum is that of what is read: keys that are no text become text.
+        content = json.loads(json.dumps(head | settings | about, allow_nan=False))
+        write_json(folder / DESCRIPTION, content | {_CHECKSUM: _checksum(content)})
 
     @classmethod
     def read(cls, folder: Path) -> Description:
         """Read it from the folder of a generator.
 
         Raises:
-            ModelError: of a newer format, or incomplete.
+            ModelError: of a newer format, damaged, or incomplete.
         """
         file = folder / DESCRIPTION
         data = read_json(file)
@@ -146,6 +154,9 @@ class Description:
                 f"{file}: has format version {version}, this pcdiff {pcdiff.__version__} reads up to {FORMAT_VERSION}; "
                 "update pcdiff"
             )
+        stated = data.pop(_CHECKSUM, None)
+        if stated != _checksum(data):
+            raise ModelError(f"{file}: is damaged: its SHA-256 is not the one that it states")
         try:
             settings = Settings(
                 net=TypeAdapter(NetConfig).validate_python(data["net"]),
@@ -160,12 +171,17 @@ class Description:
                 settings=settings,
                 transform=Transform.from_dict(data["transform"]),
                 types=tuple(map(float, data["types"])),
-                files=dict(data["files"]),
+                files={**data["files"], DESCRIPTION: stated},
                 provenance=dict(data["provenance"]),
                 grids={int(steps): tuple(map(float, times)) for steps, times in data.get("grids", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(f"{file}: not a complete generator: {one_line(error, 300)}") from error
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of what generator.json says, as JSON without spaces, keys in order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,11 +13,12 @@ from pcdiff.bundle import pick_device
 from pcdiff.clouds import PointClouds
 from pcdiff.config import Config, RunConfig, flat, load_any
 from pcdiff.errors import DataError
-from pcdiff.evaluation import Evaluation, evaluate, require_replaceable
+from pcdiff.evaluation import REPORT, Evaluation, evaluate
 from pcdiff.evaluation.classifiers import Kind
 from pcdiff.evaluation.loss import Losses
 from pcdiff.evaluation.report import write_report
 from pcdiff.evaluation.runs import RunSummary
+from pcdiff.files import require_replaceable
 from pcdiff.generator import Generator
 from pcdiff.records import read_run
 from pcdiff.resources import named_folder
@@ -64,7 +65,7 @@ def compare_runs(
     """
     folders = [named_folder(run) for run in runs]
     names = _names(folders)
-    require_replaceable(Path(output))
+    require_replaceable(Path(output), *REPORT)
     configs = [load_any(folder) for folder in folders]
     generators = [Generator.load(folder) for folder in folders]
     if truth is None:

@@ -11,14 +11,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pcdiff.allocator import keep_freed_memory
-from pcdiff.errors import DataError, PcdiffError, optional
+from pcdiff.errors import DataError, PcdiffError, one_line, optional
 
 __all__ = ["Executors", "chosen_executors", "dask_workers", "done", "processes", "start_worker"]
 
@@ -98,7 +98,7 @@ def dask_workers(where: str) -> Executors:
 
     @contextmanager
     def opened(parts: int) -> Iterator[Executor]:  # noqa: ARG001
-        cluster = _started(kind, int(number)) if started else None
+        cluster = _started(where, kind, int(number)) if started else None
         try:
             with (
                 _client(distributed, cluster or where) as client,
@@ -109,6 +109,10 @@ def dask_workers(where: str) -> Executors:
             raise PcdiffError(
                 f"{where}: several workers died over one part ({error}); the same command goes on from the finished shards, where it makes any"
             ) from error
+        except CancelledError as error:
+            raise PcdiffError(
+                f"{where}: the scheduler is gone, or was told to drop the work; the same command goes on from the finished shards, where it makes any"
+            ) from error
         finally:
             if cluster is not None:
                 cluster.close()
@@ -116,10 +120,19 @@ def dask_workers(where: str) -> Executors:
     return opened
 
 
-def done(pool: Executor, function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
-    """What a function makes of each part, in their order; when one fails, or at Ctrl-C, those not begun are dropped."""
-    futures = [pool.submit(function, part) for part in parts]
+def done(
+    pool: Executor, function: Callable[[P], R], parts: Sequence[P], finished: Callable[[P], None] = lambda _: None
+) -> list[R]:
+    """What a function makes of each part, in their order; when one fails, or at Ctrl-C, those not begun are dropped.
+
+    Args:
+        finished: called here with each part as soon as it is done.
+    """
+    futures = {pool.submit(function, part): part for part in parts}
     try:
+        for future in as_completed(futures):
+            future.result()
+            finished(futures[future])
         return [future.result() for future in futures]
     except BaseException:
         for future in futures:
@@ -127,12 +140,22 @@ def done(pool: Executor, function: Callable[[P], R], parts: Sequence[P]) -> list
         raise
 
 
-def _started(kind: str, workers: int) -> Any:
-    """A cluster of this work alone."""
+def _started(where: str, kind: str, workers: int) -> Any:
+    """A cluster of this work alone.
+
+    Raises:
+        PcdiffError: the configuration of dask-jobqueue does not do.
+    """
     if kind == "local":
         # One thread each: what runs in a worker has its own idea of how many cores to use.
         return optional("distributed", "dask").LocalCluster(workers, threads_per_worker=1, dashboard_address=None)
-    cluster = getattr(optional("dask_jobqueue", "dask"), _QUEUES[kind])()
+    try:
+        cluster = getattr(optional("dask_jobqueue", "dask"), _QUEUES[kind])()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise PcdiffError(
+            f"{where}: dask-jobqueue takes cores, memory and all else of a job from `jobqueue: {kind}:` in ~/.config/dask/jobqueue.yaml, "
+            f"and says: {one_line(error, 300)}"
+        ) from error
     cluster.scale(jobs=workers)
     return cluster
 

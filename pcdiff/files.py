@@ -28,6 +28,7 @@ __all__ = [
     "plain_errors",
     "read_json",
     "remove_folder",
+    "require_replaceable",
     "require_space",
     "sha256",
     "sweep",
@@ -82,6 +83,28 @@ def require_space(path: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DataError(f"{path}: not enough disk: {free / 1e6:.1f} MB free, about {size / 1e6:.1f} MB needed")
+
+
+def require_replaceable(folder: Path, kind: str, names: Collection[str]) -> None:
+    """Refuse a folder whose content would be lost, for it is not of the kind that is written there.
+
+    Args:
+        folder: where something is to be written.
+        kind: what that is, for people: ``"a report"``.
+        names: the files by which one of them is known.
+
+    Raises:
+        DataError: it is a file, the working directory, or a folder that holds other things.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file, expected a folder for {kind}")
+    if folder.resolve() == Path.cwd():
+        raise DataError(f"{folder}: is the working directory, which cannot be replaced; name a folder inside it")
+    found = {path.name for path in folder.iterdir()}
+    if found and not set(names) <= found:
+        raise DataError(f"{folder}: is a folder with other things than {kind}, expected a new or an empty one")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

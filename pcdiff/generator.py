@@ -1,6 +1,6 @@
 """The generator: everything that sampling needs, in one folder of JSON and safetensors.
 
-    generator.json            format version, schema, transform, settings, checksums, provenance
+    generator.json            format version, schema, transform, settings, checksums (its own too), provenance
     denoiser.safetensors      weights of the net
     multiplicity.safetensors  the model of the number of points and the cloud features
 
@@ -44,11 +44,11 @@ from pcdiff.diffusion import GRIDS, Denoiser, fit_grids, student_scale
 from pcdiff.diffusion.samplers import Callback
 from pcdiff.encodings import leading_scale
 from pcdiff.errors import DataError, ModelError, PcdiffError, one_line
-from pcdiff.files import atomic_folder
+from pcdiff.files import atomic_folder, require_replaceable
 from pcdiff.multiplicity import Multiplicity, build_multiplicity
 from pcdiff.noise import BLOCK, point_noise, student_uniforms
 from pcdiff.precision import pick_precision
-from pcdiff.resources import DESCRIPTION, find_generator
+from pcdiff.resources import DESCRIPTION, find_generator, require_own
 from pcdiff.sampling_loop import Guide, Solver, Window, workers
 from pcdiff.seeds import Purpose, word
 from pcdiff.transforms import Transform
@@ -121,7 +121,14 @@ class Generator:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the folder, whole or not at all."""
+        """Write the folder, whole or not at all; another generator that it holds is replaced.
+
+        Raises:
+            DataError: it is a folder of other things, or cannot be written.
+            ModelError: it is a generator that comes with pcdiff.
+        """
+        require_replaceable(Path(path), "a generator", {DESCRIPTION})
+        require_own(Path(path))
         with atomic_folder(path) as folder:
             files = {
                 name: write_tensors(folder / name, tensors)

@@ -2,15 +2,17 @@
 
     FOLDER/NAME_000000.safetensors   the first 16,384 clouds; and so on
 
-Each file holds ``states`` (P, S * F), the S kept states of all points one after the other, ``counts`` (n,) and ``cond`` (n, C). It is
-written whole or not at all, and one that is there already is not made again, so that a killed run goes on where it stood.
+Each file holds ``states`` (P, S * F), the S kept states of all points one after the other, ``counts`` (n,) and ``cond`` (n, C), and in its
+metadata the SHA-256 of their names, types, shapes and values. It is written whole or not at all, and one that is there already is not made again, so that a killed run goes on where it stood.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ from torch import Tensor
 from pcdiff.clouds import offsets_of
 from pcdiff.config import SamplingConfig
 from pcdiff.diffusion import SAMPLERS, Prediction
-from pcdiff.errors import DataError, ModelError
+from pcdiff.errors import DataError, ModelError, one_line
 from pcdiff.files import atomic_file, require_space
 from pcdiff.generator import Generator
 from pcdiff.noise import BLOCK
@@ -30,6 +32,14 @@ from pcdiff.sampling_loop import Solver, pieces, workers
 from pcdiff.transforms import Encoded
 
 __all__ = ["kept_times", "make_pairs", "read_pairs", "states_of"]
+
+Tensors = Mapping[str, npt.NDArray[np.generic]]
+
+# What each file holds, and where its metadata have the checksum.
+_TYPES = {"states": np.dtype(np.float32), "counts": np.dtype(np.int64), "cond": np.dtype(np.float32)}
+_CHECKSUM = "sha256"
+
+_AGAIN = "remove it, and --resume makes it again"
 
 # Clouds in a file: what is held in memory while they are made.
 _SHARD = 16 * BLOCK
@@ -102,7 +112,7 @@ def make_pairs(
                 tensors = _solved(generator, start, size, solver, kept, pool, progress)
                 require_space(file, sum(values.nbytes for values in tensors.values()))
                 with atomic_file(file) as temporary:
-                    temporary.write_bytes(safetensors.numpy.save(tensors))
+                    temporary.write_bytes(safetensors.numpy.save(tensors, {_CHECKSUM: _checksum(tensors)}))
             elif progress is not None:
                 progress(size)
 
@@ -111,17 +121,57 @@ def read_pairs(folder: Path, name: str, n: int) -> Encoded:
     """What :func:`make_pairs` stored, as clouds whose point features are those of all states one after the other.
 
     Raises:
-        DataError: a file is missing or broken.
+        DataError: a file is missing or damaged, or is not one of so many clouds.
     """
-    parts = []
-    for start in range(0, n, _SHARD):
-        file = _file(folder, name, start)
-        try:
-            parts.append(safetensors.numpy.load_file(file))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"{file}: cannot be read; remove it, and --resume makes it again ({error})") from error
-    points, counts, cond = (np.concatenate([part[key] for part in parts]) for key in ("states", "counts", "cond"))
+    parts = [_read(_file(folder, name, start), min(_SHARD, n - start)) for start in range(0, n, _SHARD)]
+    widths = [(part["states"].shape[1], part["cond"].shape[1]) for part in parts]
+    for i, width in enumerate(widths):
+        if width != widths[0]:
+            raise DataError(
+                f"{_file(folder, name, i * _SHARD)}: holds states and cond of {width} columns, the first file {widths[0]}; {_AGAIN}"
+            )
+    points, counts, cond = (np.concatenate([part[key] for part in parts]) for key in _TYPES)
     return Encoded(points, offsets_of(counts), cond)
+
+
+def _read(file: Path, size: int) -> Tensors:
+    """What a file holds, its checksum verified.
+
+    Raises:
+        DataError: it is missing, damaged, or not one of so many clouds.
+    """
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            tensors = {key: opened.get_tensor(key) for key in sorted(opened.keys())}
+            stated = (opened.metadata() or {}).get(_CHECKSUM)
+    except (OSError, safetensors.SafetensorError, TypeError) as error:
+        raise DataError(f"{file}: cannot be read; {_AGAIN} ({one_line(error)})") from error
+    if stated != _checksum(tensors):
+        raise DataError(f"{file}: is damaged: its SHA-256 is not the one that it states; {_AGAIN}")
+    found = {key: values.dtype for key, values in tensors.items()}
+    if found != _TYPES:
+        raise DataError(f"{file}: holds {_shown(found)}, expected {_shown(_TYPES)}; {_AGAIN}")
+    states, counts, cond = (tensors[key] for key in _TYPES)
+    rows = (int(counts.sum()), size)
+    if counts.shape != (size,) or (states.ndim, cond.ndim) != (2, 2) or (len(states), len(cond)) != rows:
+        raise DataError(
+            f"{file}: holds {counts.size} counts of {counts.sum()} points in all, states {states.shape} and cond {cond.shape}; "
+            f"expected those of {size} clouds; {_AGAIN}"
+        )
+    return tensors
+
+
+def _shown(types: Mapping[str, np.dtype[Any]]) -> str:
+    return ", ".join(f"{key} ({kind})" for key, kind in types.items()) or "nothing"
+
+
+def _checksum(tensors: Tensors) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for key, values in sorted(tensors.items()):
+        digest.update(f"{key} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def states_of(x: Tensor, width: int) -> list[Tensor]:
@@ -146,7 +196,7 @@ def _solved(
     kept: tuple[int, ...],
     pool: Executor,
     progress: Callable[[int], None] | None,
-) -> dict[str, npt.NDArray[np.generic]]:
+) -> Tensors:
     """The tensors of one file."""
     found = generator.conditions(start, size, solver.seed)
     noise, mask, cond = generator.batch(start, found, solver.seed)

@@ -6,9 +6,9 @@ import glob
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import as_completed
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pcdiff import io
 from pcdiff.clouds import PointClouds
 from pcdiff.errors import DataError, PcdiffError
-from pcdiff.executors import Executors
+from pcdiff.executors import Executors, done
 from pcdiff.files import read_json, remove_folder, sweep, write_json
 
 __all__ = ["Recipe", "make_in_shards", "make_shards"]
@@ -119,18 +119,11 @@ def make_shards(
     _claim(folder, recipe, derived)
     paths = [folder / f"{shard:05d}{suffix}" for shard in range(recipe.shards)]
     missing = [shard for shard, path in enumerate(paths) if not path.exists()]
-    done = recipe.count - sum(map(recipe.size, missing))
+    kept = recipe.count - sum(map(recipe.size, missing))
     if missing:
-        with _bar(what, recipe.count, done, shown=progress) as advance, executors(len(missing)) as pool:
-            futures = {pool.submit(_make_shard, recipe, make, shard, paths[shard]): shard for shard in missing}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    advance(recipe.size(futures[future]))
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+        with _bar(what, recipe.count, kept, shown=progress) as advance, executors(len(missing)) as pool:
+            parts = [(shard, paths[shard]) for shard in missing]
+            done(pool, partial(_make_shard, recipe, make), parts, lambda part: advance(recipe.size(part[0])))
     unseen = [path for path in paths if not path.exists()]
     if unseen:
         raise PcdiffError(
@@ -185,6 +178,7 @@ def _bar(what: str, total: int, done: int, *, shown: bool) -> Iterator[Callable[
         yield advance
 
 
-def _make_shard(recipe: R, make: Callable[[R, int], Clouds], shard: int, path: Path) -> None:
-    """Make and write the clouds of one shard."""
+def _make_shard(recipe: R, make: Callable[[R, int], Clouds], part: tuple[int, Path]) -> None:
+    """Make and write the clouds of one shard, which is given by its number and file."""
+    shard, path = part
     io.write(make(recipe, shard), path)

@@ -727,6 +727,31 @@ def test_tiled_jets_are_those_of_the_sample_over_and_over(
     assert tiled[len(jets) :].equals(jets[:10])
 
 
+def test_memory_that_grows_by_more_than_the_limit_fails(
+    memory: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each task is measured up to what is promised of it."""
+    growth = {"train": 1.0, "sample": 1.0, "evaluate": 1.0}
+    sizes = dict.fromkeys(growth, 0)
+
+    def watched(words: list[str], folder: Path) -> dict[str, float]:
+        sizes[words[0]] += 1
+        return {"megabytes": 100 * (1 if sizes[words[0]] == 1 else growth[words[0]]), "seconds": 1.0}
+
+    monkeypatch.setattr(memory, "watched", watched)
+    monkeypatch.setattr(memory, "tiled", lambda source, n, path: path)
+    output = tmp_path / "memory.json"
+    monkeypatch.setattr(sys, "argv", ["memory.py", "--folder", str(tmp_path), "--output", str(output)])
+    assert memory.main() == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [max(row["jets"] for row in rows if row["task"] == task) for task in growth] == [3 * 10**6, 3 * 10**6, 10**6]
+    sizes, growth = dict.fromkeys(growth, 0), growth | {"sample": 1.19, "evaluate": 1.21}
+    capsys.readouterr()
+    assert memory.main() == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "limit" in line)
+    assert line.startswith("pcdiff evaluate: the peak grows by a factor of 1.21 from 100,000 to 1,000,000 jets")
+
+
 @pytest.mark.slow
 def test_memory_is_measured_for_each_command(
     memory: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

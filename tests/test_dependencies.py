@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from pcdiff.config.dialect import parse
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REQUIRED = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
@@ -121,3 +123,18 @@ def test_what_is_imported_is_asked_for_and_what_is_asked_for_is_imported() -> No
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_brings_nothing_that_is_required_anyway(extra: str) -> None:
     assert not {one.name for one in EXTRAS[extra]} & {one.name for one in REQUIRED}
+
+
+def test_what_holds_bounds_and_advisories_runs_once_a_week() -> None:
+    workflow = parse((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))[0]
+    commands = {
+        step["run"]: job.get("if", "") for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    }
+    assert {"make lint", "make test", "make minimum", "make audit"} <= commands.keys()
+    assert "schedule" in commands["make minimum"]
+    assert "schedule" in commands["make audit"]
+    # In YAML 1.1 the key "on" is true.
+    (weekly,) = workflow[True]["schedule"]
+    minute, hour, day, month, weekday = weekly["cron"].split()
+    assert (day, month, len(weekday)) == ("*", "*", 1)
+    assert int(minute) + 60 * int(hour) > 0

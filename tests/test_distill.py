@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from pydantic import ValidationError
 from scipy import special
@@ -34,7 +36,7 @@ from pcdiff.config import (
 from pcdiff.diffusion import CosineSchedule, Denoiser, Prediction, Schedule, ddim, trajectory_loss
 from pcdiff.diffusion.losses import per_cloud
 from pcdiff.diffusion.samplers import Levels
-from pcdiff.distill import distill
+from pcdiff.distill import _fingerprint, distill
 from pcdiff.errors import ConfigError, DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
 from pcdiff.loader import CloudBatch, batch_of
@@ -511,10 +513,79 @@ def test_bad_configs_are_refused(teacher: Path, tmp_path: Path) -> None:
         load_as(DistillConfig, content | {"sampling": {"oder": 3}})
     with pytest.raises(ConfigError, match="teacher: found nothing, expected a value"):
         load_as(DistillConfig, {"name": "fast"})
-    broken = tmp_path / "train_000000.safetensors"
-    broken.write_bytes(b"no")
-    with pytest.raises(DataError, match="remove it, and --resume makes it again"):
-        pairs.read_pairs(tmp_path, "train", 10)
+
+
+def _stored(file: Path, tensors: dict[str, Any]) -> None:
+    file.write_bytes(safetensors.numpy.save(tensors, {"sha256": pairs._checksum(tensors)}))
+
+
+def test_a_file_of_trajectories_comes_back_as_it_was_or_not_at_all(tmp_path: Path) -> None:
+    """Any byte of it may be wrong; what cannot be used is to be made again."""
+    file = tmp_path / "train_000000.safetensors"
+    rng = np.random.default_rng(1)
+    states, cond = rng.normal(size=(6, 4)).astype(np.float32), np.ones((3, 2), np.float32)
+    _stored(file, {"states": states, "counts": np.array([1, 2, 3]), "cond": cond})
+    found = pairs.read_pairs(tmp_path, "train", 3)
+    assert found.points.tobytes() == states.tobytes()
+    assert found.counts.tolist() == [1, 2, 3]
+    content = file.read_bytes()
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DataError, match=r"train_000000\.safetensors: .*remove it, and --resume makes it again"):
+            pairs.read_pairs(tmp_path, "train", 3)
+
+
+def test_files_of_trajectories_of_different_widths_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "_SHARD", 1)
+    for i, width in enumerate((4, 4, 6)):
+        tensors = {
+            "states": np.ones((2, width), np.float32),
+            "counts": np.array([2]),
+            "cond": np.ones((1, 2), np.float32),
+        }
+        _stored(tmp_path / f"train_{i:06d}.safetensors", tensors)
+    assert pairs.read_pairs(tmp_path, "train", 2).counts.tolist() == [2, 2]
+    with pytest.raises(DataError, match=r"train_000002\.safetensors: holds states and cond of \(6, 2\) columns"):
+        pairs.read_pairs(tmp_path, "train", 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"counts": None},
+            r"holds cond \(float32\), states \(float32\), expected states \(float32\), counts \(int64\), cond",
+        ),
+        ({"counts": np.array([1, 2, 3], np.int32)}, r"counts \(int32\).*, expected"),
+        ({"counts": np.array([1, 2, 4])}, r"3 counts of 7 points in all, states \(6, 4\).*expected those of 3 clouds"),
+        ({"counts": np.array([3, 3])}, r"2 counts of 6 points in all"),
+        ({"cond": np.ones((2, 2), np.float32)}, r"cond \(2, 2\)"),
+        ({"states": np.array(1, np.float32)}, r"states \(\)"),
+    ],
+)
+def test_trajectories_of_other_names_types_or_sizes_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    whole = {"states": np.ones((6, 4), np.float32), "counts": np.array([1, 2, 3]), "cond": np.ones((3, 2), np.float32)}
+    tensors = {key: values for key, values in (whole | changes).items() if values is not None}
+    _stored(tmp_path / "train_000000.safetensors", tensors)
+    with pytest.raises(DataError, match=message):
+        pairs.read_pairs(tmp_path, "train", 3)
+    (tmp_path / "train_000000.safetensors").write_bytes(b"no")
+    with pytest.raises(DataError, match="cannot be read; remove it, and --resume makes it again"):
+        pairs.read_pairs(tmp_path, "train", 3)
+
+
+def test_a_grid_of_other_times_leaves_the_trajectories_as_they_are(teacher: Path, tmp_path: Path) -> None:
+    """Nor does any other part of generator.json that they do not depend on; a run thus goes on with them."""
+    shutil.copytree(teacher, tmp_path / "teacher")
+    loaded = Generator.load(tmp_path / "teacher")
+    chosen = loaded.choose(steps=12)
+    loaded.grids[7] = (1.0, 0.0)
+    loaded.save_grids(tmp_path / "teacher")
+    again = Generator.load(tmp_path / "teacher")
+    assert again.provenance["files"] != loaded.provenance["files"]
+    assert _fingerprint(again, chosen) == _fingerprint(loaded, chosen)
 
 
 @pytest.mark.parametrize(("file", "name", "most"), [("gluon30", "gluon30", 5), ("gluon30_fast", "gluon30-fast", 2)])

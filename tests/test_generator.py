@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcdiff.bundle import Settings, build_denoiser
+from pcdiff.bundle import Description, Settings, build_denoiser
 from pcdiff.config import EpicConfig, MultiplicityConfig, SamplingConfig, ScheduleConfig
 from pcdiff.diffusion import SAMPLERS
 from pcdiff.diffusion.guidance import Constrained
@@ -21,10 +23,18 @@ from pcdiff.errors import DataError, ModelError, PcdiffError
 from pcdiff.generator import Generator
 from pcdiff.io import write
 from pcdiff.multiplicity import build_multiplicity
+from pcdiff.resources import pretrained
 from pcdiff.sampling_loop import pieces, workers
 from pcdiff.transforms import Transform, cloud_columns
 
 from .test_transforms import CLOUDS, POINTS, jets
+
+
+def sign(file: Path, data: dict[str, Any]) -> None:
+    """Write what a generator.json says, with the checksum that fits it."""
+    content = {name: value for name, value in data.items() if name != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    file.write_text(json.dumps(content | {"sha256": hashlib.sha256(text.encode()).hexdigest()}))
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +143,69 @@ def test_a_damaged_or_foreign_folder_gives_one_line(generator: Generator, tmp_pa
     weights.unlink()
     with pytest.raises(ModelError, match=r"denoiser.safetensors: is missing"):
         Generator.load(tmp_path)
-    data = json.loads((tmp_path / "generator.json").read_text())
-    (tmp_path / "generator.json").write_text(json.dumps(data | {"format_version": 99}))
+    file = tmp_path / "generator.json"
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps(data | {"format_version": 99}))
     with pytest.raises(ModelError, match="format version 99"):
         Generator.load(tmp_path)
     del data["transform"]
-    (tmp_path / "generator.json").write_text(json.dumps(data))
+    sign(file, data)
     with pytest.raises(ModelError, match="not a complete generator"):
         Generator.load(tmp_path)
+
+
+def test_a_folder_of_other_things_is_not_replaced(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("thesis", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="thesis: is a folder with other things than a generator, expected a new"):
+        generator.save(tmp_path / "thesis")
+    with pytest.raises(DataError, match="file: is a file, expected a folder for a generator"):
+        generator.save(tmp_path / "file")
+    with pytest.raises(ModelError, match="gluon30: comes with pcdiff and stays as it is"):
+        generator.save(pretrained()["gluon30"])
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DataError, match="is the working directory"):
+        generator.save(".")
+    assert [(tmp_path / name).read_text() for name in ("thesis/chapter.tex", "file")] == ["mine", "mine"]
+    for _ in range(2):
+        generator.save(tmp_path / "empty" / "new")
+    assert Generator.load("new").transform == generator.transform
+
+
+def test_generator_json_comes_back_as_it_was_or_not_at_all(generator: Generator, tmp_path: Path) -> None:
+    """Each digit that makes another number counts; how the JSON is laid out does not."""
+    generator.save(tmp_path)
+    file = tmp_path / "generator.json"
+    text = file.read_text()
+    data = json.loads(text)
+    digits = [match.start() for match in re.finditer(r"\d", text)]
+    others = (f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}" for place in digits)
+    # The seventeenth digit of a number may be that of the same double.
+    changed = [other for other in others if json.loads(other) != data]
+    assert len(changed) > 0.95 * len(digits) > 300
+    for other in changed:
+        file.write_text(other)
+        with pytest.raises(ModelError, match=r"generator\.json: (is damaged|has format version)"):
+            Description.read(tmp_path)
+    file.write_text(json.dumps({name: value for name, value in data.items() if name != "sha256"}))
+    with pytest.raises(ModelError, match=r"generator\.json: is damaged: its SHA-256 is not the one that it states"):
+        Generator.load(tmp_path)
+    file.write_text(json.dumps(data, sort_keys=True, indent=7))
+    assert Generator.load(tmp_path).provenance["files"]["generator.json"] == data["sha256"]
+
+
+def test_generator_json_that_is_nested_as_deep_as_python_goes_is_one_line(generator: Generator, tmp_path: Path) -> None:
+    generator.save(tmp_path)
+    file = tmp_path / "generator.json"
+    text = file.read_text().rstrip().removesuffix("}")
+    for deep in range(700, 1100, 3):
+        file.write_text(f'{text}, "more": {"[" * deep}{"]" * deep}}}')
+        with pytest.raises(PcdiffError, match=r"generator\.json: is (damaged|not valid JSON)"):
+            Description.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +335,9 @@ def test_fitted_grids_are_kept_with_the_generator(generator: Generator, tmp_path
         (tmp_path / "NOTES.txt").write_text("mine")
         before = json.loads((tmp_path / "generator.json").read_text())
         assert generator.save_grids(tmp_path) == tmp_path
-        assert json.loads((tmp_path / "generator.json").read_text()) == before | {"grids": {}}
+        after = json.loads((tmp_path / "generator.json").read_text())
+        assert after.pop("sha256") != before.pop("sha256")
+        assert after == before | {"grids": {}}
         assert (tmp_path / "NOTES.txt").read_text() == "mine"
     finally:
         generator.grids.clear()
@@ -284,7 +351,7 @@ def test_a_generator_of_an_older_pcdiff_loads(generator: Generator, tmp_path: Pa
         del data[key]
     data["format_version"] = 1
     data["sampling"] = {"sampler": "ddim", "order": 2, "steps": 4, "grid": "log-snr"}
-    file.write_text(json.dumps(data))
+    sign(file, data)
     assert Generator.load(tmp_path).sample(20, seed=5).equals(generator.sample(20, seed=5))
 
 

@@ -30,6 +30,7 @@ from pcdiff.generator import Generator
 from pcdiff.resources import find, find_generator, pretrained
 from pcdiff.training import train
 
+from .test_generator import sign
 from .test_transforms import jets
 
 ROOT = Path(__file__).parents[1]
@@ -318,7 +319,7 @@ def test_nothing_of_the_machine_is_shipped(script: ModuleType, place: Path, run:
     data = json.loads(text)
     data["provenance"] |= {"host": "node17.example.org", "teacher": {"name": "teacher", "host": "node17.example.org"}}
     try:
-        file.write_text(json.dumps(data))
+        sign(file, data)
         folder = script.ship(run, "tiny", card)
     finally:
         file.write_text(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -23,6 +25,7 @@ from pcdiff.generator import WINDOW, Generator, shard_range
 from pcdiff.production import _Request, _shard, merge, sample_in_shards
 
 from .test_generator import generator as generator  # noqa: PLC0414
+from .test_generator import sign
 
 N = 3 * WINDOW + 1000
 SETTINGS: dict[str, Any] = {"seed": 3, "steps": 1}
@@ -153,6 +156,27 @@ def test_a_worker_with_another_generator_says_so(saved: Path) -> None:
     request = _Request(str(saved), {"denoiser.safetensors": "0"}, 10, 1, SETTINGS)
     with pytest.raises(ModelError, match="is another generator on this worker"):
         list(_shard(request, 0))
+
+
+@pytest.mark.parametrize("part", ["transform", "grids"])
+def test_the_same_weights_in_other_units_are_another_generator(part: str, saved: Path, tmp_path: Path) -> None:
+    """So they are on other fitted times: on a worker, and in a shard."""
+    other = tmp_path / "other"
+    shutil.copytree(saved, other)
+    about = json.loads((other / "generator.json").read_text())
+    if part == "transform":
+        about["transform"]["clouds"][0]["mean"] += 0.01
+    else:
+        about["grids"] = {"1": [0.9, 0.0]}
+    sign(other / "generator.json", about)
+    files = Generator.load(saved).provenance["files"]
+    with pytest.raises(ModelError, match="is another generator on this worker"):
+        list(_shard(_Request(str(other), files, 10, 1, SETTINGS), 0))
+    shards = [tmp_path / f"{number}.parquet" for number in range(2)]
+    for number, (folder, file) in enumerate(zip((saved, other), shards, strict=True)):
+        assert main(_command(folder, file, "--shard", f"{number}/2")) == 0
+    with pytest.raises(DataError, match="is a shard of another sample than"):
+        merge(shards, tmp_path / "joined.parquet")
 
 
 @pytest.mark.parametrize("words", [["--shard", "3/3"], ["--shard", "1"], ["--shard", "0/9"]])

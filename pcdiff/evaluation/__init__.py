@@ -24,6 +24,7 @@ from pcdiff.evaluation.published import published_metrics
 from pcdiff.evaluation.result import ComparedSet, Evaluation, SampleResult
 from pcdiff.evaluation.sliced import sliced_wasserstein_metric
 from pcdiff.executors import chosen_executors
+from pcdiff.files import require_replaceable
 from pcdiff.io import iterate, part
 from pcdiff.physics import Measured, measure
 from pcdiff.seeds import Purpose, stream
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 Clouds = PointClouds | Iterator[PointClouds] | str | os.PathLike[str]
 """Point clouds, pieces of them one after the other, or a file or glob to read in pieces."""
+
+
+# What is replaced by a report, and how it is known.
+REPORT = "a report", ("index.html", "metrics.json")
 
 
 def evaluate(
@@ -88,7 +93,7 @@ def evaluate(
     if most < 1:
         raise DataError(f"most is {most}; expected at least 1 cloud")
     if output is not None:
-        require_replaceable(Path(output))
+        require_replaceable(Path(output), *REPORT)
     named = dict(samples) if isinstance(samples, Mapping) else {_name(samples): samples}
     if not named:
         raise DataError("no generated sample given; expected at least one")
@@ -172,19 +177,6 @@ def _classified(
         except DataError as error:
             refused.append(f"classifier {kind} left out: {error}")
     return tuple(tests), tuple(refused)
-
-
-def require_replaceable(folder: Path) -> None:
-    """Refuse a folder that holds anything but a report, before hours are spent on one that cannot be put there."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is a file, expected a folder for the report")
-    if folder.resolve() == Path.cwd():
-        raise DataError(f"{folder}: is the working directory, which cannot be replaced; name a folder inside it")
-    found = {path.name for path in folder.iterdir()}
-    if found and not {"index.html", "metrics.json"} <= found:
-        raise DataError(f"{folder}: is a folder with other things than a report, expected a new or an empty one")
 
 
 def _name(sample: Clouds) -> str:

@@ -360,23 +360,26 @@ def _generator(kind: str = "empirical") -> Any:
 
 
 def _signed(files: Files) -> Files:
-    """A generator whose checksums are those of its tensors, as someone who means harm would have them."""
+    """A generator whose checksums fit, as someone who means harm would have them."""
     try:
         about = json.loads(files["generator.json"])
+        about.pop("sha256", None)
         about["files"] = {
             name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name.endswith(".safetensors")
         }  # fmt: skip
+        text = json.dumps(about, sort_keys=True, separators=(",", ":"))
+        about["sha256"] = hashlib.sha256(text.encode()).hexdigest()
         return {**files, "generator.json": json.dumps(about).encode()}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return files
 
 
 def _load_generator(folder: Path) -> object:
     from pcdiff.generator import Generator
 
-    return str(
-        sorted((name, value.sum().item()) for name, value in Generator.load(folder).denoiser.state_dict().items())
-    )
+    found = Generator.load(folder)
+    tensors = sorted((name, value.sum().item()) for name, value in found.denoiser.state_dict().items())
+    return str([tensors, found.settings, found.transform, found.types, found.provenance, found.grids])
 
 
 def _checkpoint_models() -> tuple[Any, Any, Any]:
@@ -410,7 +413,7 @@ def _checkpoint() -> Files:
 def _pairs() -> list[Base]:
     import safetensors.numpy
 
-    from pcdiff.pairs import read_pairs
+    from pcdiff.pairs import _checksum, read_pairs
 
     tensors = {
         "states": np.ones((6, 8), np.float32),
@@ -420,9 +423,18 @@ def _pairs() -> list[Base]:
 
     def read(folder: Path) -> object:
         found = read_pairs(folder, "train", 3)
-        return [found.points.shape, found.counts.tolist()]
+        return [found.points.tolist(), found.counts.tolist(), found.cond.tolist()]
 
-    return [Base({"train_000000.safetensors": safetensors.numpy.save(tensors)}, read)]
+    def signed(files: Files) -> Files:
+        try:
+            ((name, content),) = files.items()
+            tensors = safetensors.numpy.load(content)
+            return {name: safetensors.numpy.save(tensors, {"sha256": _checksum(tensors)})}
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+            return files
+
+    whole = signed({"train_000000.safetensors": safetensors.numpy.save(tensors)})
+    return [Base(whole, read, exact=True), Base(whole, read, seal=signed)]
 
 
 def _safetensors() -> list[Base]:
@@ -475,7 +487,8 @@ def _read_run(folder: Path) -> object:
 def _json() -> list[Base]:
     generators = [_in_folder(_generator(kind).save) for kind in ("empirical", "flow")]
     return [
-        *(Base(files, _load_generator, changed=("generator.json",), text=True) for files in generators),
+        *(Base(files, _load_generator, exact=True, changed=("generator.json",), text=True) for files in generators),
+        *(Base(files, _load_generator, changed=("generator.json",), text=True, seal=_signed) for files in generators),
         Base(_run(), _read_run, changed=("run.json", "metrics.jsonl"), text=True),
         Base(_checkpoint(), _load_checkpoint, changed=("checkpoints/step_00000003/state.json",), text=True),
     ]
