@@ -36,7 +36,11 @@ __all__ = ["kept_times", "make_pairs", "read_pairs", "states_of"]
 Tensors = dict[str, npt.NDArray[np.generic]]
 
 # What each file holds, and where its metadata have the checksum.
-_TYPES = {"states": np.dtype(np.float32), "counts": np.dtype(np.int64), "cond": np.dtype(np.float32)}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "states": np.dtype(np.float32),
+    "counts": np.dtype(np.int64),
+    "cond": np.dtype(np.float32),
+}
 _CHECKSUM = "sha256"
 
 _AGAIN = "remove it, and --resume makes it again"
