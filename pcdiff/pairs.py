@@ -33,10 +33,14 @@ from pcdiff.transforms import Encoded
 
 __all__ = ["kept_times", "make_pairs", "read_pairs", "states_of"]
 
-Tensors = Mapping[str, npt.NDArray[np.generic]]
+Tensors = dict[str, npt.NDArray[np.generic]]
 
 # What each file holds, and where its metadata have the checksum.
-_TYPES = {"states": np.dtype(np.float32), "counts": np.dtype(np.int64), "cond": np.dtype(np.float32)}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "states": np.dtype(np.float32),
+    "counts": np.dtype(np.int64),
+    "cond": np.dtype(np.float32),
+}
 _CHECKSUM = "sha256"
 
 _AGAIN = "remove it, and --resume makes it again"
@@ -148,7 +152,7 @@ def _read(file: Path, size: int) -> Tensors:
         raise DataError(f"{file}: cannot be read; {_AGAIN} ({one_line(error)})") from error
     if stated != _checksum(tensors):
         raise DataError(f"{file}: is damaged: its SHA-256 is not the one that it states; {_AGAIN}")
-    found = {key: values.dtype for key, values in tensors.items()}
+    found: dict[str, np.dtype[Any]] = {key: values.dtype for key, values in tensors.items()}
     if found != _TYPES:
         raise DataError(f"{file}: holds {_shown(found)}, expected {_shown(_TYPES)}; {_AGAIN}")
     states, counts, cond = (tensors[key] for key in _TYPES)
