@@ -27,6 +27,9 @@ COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, 
 
 _CHUNK_ROWS, _CHUNK_BYTES = 1 << 14, 1 << 20
 
+# Bytes of the checksum at the end of a chunk.
+_FLETCHER32 = 4
+
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 
 
@@ -141,6 +144,24 @@ def _check_shape(file: h5py.File, name: str, found: h5py.Dataset, ndim: int, sha
             f"expected at most {_MOST_COMPRESSED} times the file: is it damaged?"
         )
     _require_filters(where, found)
+    _check_chunks(where, found)
+
+
+def _check_chunks(where: str, found: h5py.Dataset) -> None:
+    """Refuse chunks that are shorter than their checksum: libhdf5 (2.0.0) takes its length off and reads far beyond them."""
+    if found.chunks is None or not found.fletcher32:
+        return
+    sizes: list[int] = []
+    try:
+        found.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+    except _DAMAGE as error:
+        raise DataError(
+            f"{where} has an index of chunks that cannot be read ({_reason(error)}); the file is damaged"
+        ) from error
+    if sizes and min(sizes) < _FLETCHER32:
+        raise DataError(
+            f"{where} has a chunk of {min(sizes)} bytes, expected at least its checksum; the file is damaged"
+        )
 
 
 def _require_filters(where: str, found: h5py.Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,3 +207,14 @@ def test_a_page_that_says_to_hold_billions_of_numbers_takes_no_memory(
             DataError, match=r"a page of \d+ bytes says that it holds 2,147,483,648 numbers; the file is damaged"
         ):
             next(chunks(tree, ["x"], 10))
+
+
+def test_a_chunk_shorter_than_its_checksum(tmp_path: Path, jets: PointClouds, refused: Callable[..., None]) -> None:
+    """libhdf5 2.0.0 dies of it."""
+    path = pcdiff.write(jets, tmp_path / "jets.h5", format="flat")
+    with h5py.File(path) as file:
+        chunk = file["clouds/pt"].id.get_chunk_info(0)
+    # Size, filters passed over, place in the data set and the end of an element, address.
+    key = struct.pack("<IIQQQ", chunk.size, 0, 0, 0, chunk.byte_offset)
+    replaced(path, key, struct.pack("<IIQQQ", 3, 0, 0, 0, chunk.byte_offset))
+    refused(lambda: pcdiff.read(path, format="flat"), path, "a chunk of 3 bytes, expected at least its checksum")
