@@ -37,6 +37,8 @@ _MASS = "halo_mvir"
 _FEATURES = ("omega_m", "sigma_8")
 _READ = ("box_size", "redshift", *_FEATURES)
 _STATED = ("simname", "halo_finder", "version_name", "processing_notes")
+# How the notes of a file of ours begin.
+_WRITTEN = "Written by pcdiff."
 
 # The longest path that Linux takes, so that the name of the file can be put in without making the file longer.
 _LONGEST_PATH = 4096
@@ -77,8 +79,13 @@ def _layout(file: h5py.File, path: Path, mass: str) -> _Layout:
         if name == "redshift" or name in file.attrs:
             features[name] = float(hdf5.numbers(file, "", name)[0])
     stored = None
+    notes = _STATED[-1]
     if hdf5.exists(file, _ABOUT):
         stored = Stored.loads(hdf5.dataset(file, _ABOUT, ndim=0, kinds="S")[()], path)
+    elif notes in file.attrs and hdf5.text(file, "", notes).startswith(_WRITTEN):
+        raise DataError(
+            f"{path}: was written by pcdiff, but its checksums, {_ABOUT!r}, are not there; the file is damaged"
+        )
     velocity = all(f"halo_{name}" in fields for name in VELOCITY)
     return _Layout(table, features, velocity, _PARENT in fields, stored)
 
@@ -190,9 +197,7 @@ def _write(
         about = Stored.of(piece, metadata).dumps(checksums.to_dict())
         file.create_dataset(_ABOUT, data=np.bytes_(about.encode("ascii")))
         known = f"{particle_mass:g} Msun/h" if particle_mass else "not known, and so 0"
-        notes = (
-            f"Written by pcdiff. Mass of a particle: {known}. halo_mvir is 10^log10_mass; no halo lies within another."
-        )
+        notes = f"{_WRITTEN} Mass of a particle: {known}. halo_mvir is 10^log10_mass; no halo lies within another."
         for key, text in zip(_STATED, (simname, halo_finder, version_name, notes), strict=True):
             file.attrs[key] = np.bytes_(text.encode())
         file.attrs["particle_mass"] = float(particle_mass)

@@ -46,7 +46,8 @@ class _Layout:
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+    # pyarrow decodes the names of columns as it opens a file.
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be opened ({one_line(error)}); expected a whole Parquet file") from error
     with file:
         yield file

@@ -218,3 +218,24 @@ def test_a_chunk_shorter_than_its_checksum(tmp_path: Path, jets: PointClouds, re
     key = struct.pack("<IIQQQ", chunk.size, 0, 0, 0, chunk.byte_offset)
     replaced(path, key, struct.pack("<IIQQQ", 3, 0, 0, 0, chunk.byte_offset))
     refused(lambda: pcdiff.read(path, format="flat"), path, "a chunk of 3 bytes, expected at least its checksum")
+
+
+def test_a_catalogue_of_pcdiff_without_its_checksums(
+    tmp_path: Path, halos: PointClouds, refused: Callable[..., None]
+) -> None:
+    """One letter of the name under which they are kept, and it would be a catalogue of somebody else."""
+    path = pcdiff.write(halos[:1], tmp_path / "box.hdf5", format="halotools")
+    replaced(path, b"about\0", b"abOut\0")
+    refused(lambda: pcdiff.read(path, format="halotools"), path, "was written by pcdiff, but its checksums")
+
+
+def test_a_column_of_parquet_whose_name_is_no_text(
+    tmp_path: Path, jets: PointClouds, refused: Callable[..., None]
+) -> None:
+    """pyarrow raises UnicodeDecodeError as it opens the file."""
+    path = pcdiff.write(jets, tmp_path / "jets.parquet")
+    # As Thrift has it, with its length before it; what pcdiff keeps as JSON stays.
+    content = path.read_bytes()
+    assert b"\x06etarel" in content
+    path.write_bytes(content.replace(b"\x06etarel", b"\x06etar\xffl"))
+    refused(lambda: pcdiff.read(path, format="parquet"), path, "cannot be opened")
