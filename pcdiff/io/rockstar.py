@@ -91,8 +91,11 @@ def _plain(word: str, place: int, path: Path) -> str:
     numbered = re.fullmatch(r"(.+)\((\d+)\)", word)
     if numbered is None:
         return word
-    if int(numbered[2]) != place:
-        raise DataError(f"{path}: column {word!r} of the header is number {place}, expected the number in its name")
+    # As text, for Python makes no numbers of thousands of digits.
+    if numbered[2] != str(place):
+        raise DataError(
+            f"{path}: column {word!r:.100} of the header is number {place}, expected the number in its name"
+        )
     return numbered[1]
 
 

@@ -219,3 +219,6 @@ def test_numbers_of_columns_are_their_places(tmp_path: Path, refused: Callable[.
     path = write_hlist(tmp_path / "hlist.list", table(HLIST))
     path.write_text(path.read_text().replace("mvir(5)", "mvir(6)"))
     refused(lambda: pcdiff.read(path), path, "'mvir(6)'", "is number 5")
+    # More digits than Python makes a number of.
+    path.write_text(path.read_text().replace("mvir(6)", f"mvir({'9' * 5000})"))
+    refused(lambda: pcdiff.read(path, format="rockstar"), path, "is number 5")
