@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 import pcdiff
+from pcdiff.allocator import give_back_freed_memory
 from pcdiff.bundle import (
     Description,
     Settings,
@@ -305,6 +306,7 @@ class Generator:
                 if made is not None:
                     yield self.decode(*made, provenance)
                 made = window.result(progress), found
+                give_back_freed_memory()
             if made is not None:
                 yield self.decode(*made, provenance)
 

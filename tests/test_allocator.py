@@ -34,3 +34,32 @@ def test_memory_that_is_kept_is_not_asked_for_again() -> None:
         for word in ("keep", "default")
     }
     assert faults["keep"] < 100 < faults["default"]
+
+
+# Arrays of 1 MB with small things between them that live on, so that no end of the heap is free.
+HELD = """
+import re
+from pathlib import Path
+from pcdiff.allocator import give_back_freed_memory, keep_freed_memory
+
+def megabytes():
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return int(re.search(r"^Anonymous:\\s+(\\d+)", text, re.MULTILINE).group(1)) / 1e3
+
+keep_freed_memory()
+before = megabytes()
+pairs = [(bytearray(b"1") * 1_000_000, bytearray(b"2") * 1000) for _ in range(200)]
+kept = [small for _, small in pairs]
+del pairs
+held = megabytes()
+give_back_freed_memory()
+print(held - before, megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="does nothing with another C library")
+def test_freed_memory_is_given_back_also_from_within() -> None:
+    found = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True, text=True).stdout
+    held, left = map(float, found.split())
+    assert held > 190
+    assert left < 10
