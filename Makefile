@@ -170,7 +170,7 @@ halos-quality: $(VENV)/installed-dev halos-data
 	$(BIN)/python benchmarks/halos.py seam
 	$(BIN)/python benchmarks/halos.py waves
 
-# Broken files of every format against its reader, about a quarter of an hour on one core; writes docs/reference/robustness.md.
+# Broken files of every format against its reader, half an hour and more on one core; writes docs/reference/robustness.md.
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stress.fuzz --update-readme
 
