@@ -3,7 +3,7 @@
 torch on a CPU asks for a new array in each operation. Of glibc's defaults, arrays of the size of a few clouds' messages between neighbours are given
 back to the system as soon as they are freed and asked for anew, page by page, which a `periodic-graph` net does all the time. What is kept, though, is
 cut into pieces between which no large array fits, so that a process grows for as long as it works, unless it gives back now and then. And oneDNN, with which torch computes
-in bfloat16, keeps code for each of the last 1,024 shapes of arrays, some 100 kB each: clouds of variable size have a new shape all the time.
+in bfloat16, and what torch has around it keep code for each of the last 1,024 shapes of arrays, some 100 kB each: clouds of variable size have new shapes all the time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ __all__ = ["give_back_freed_memory", "keep_freed_memory"]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP, _TRIM = 1 << 25, 1 << 30
 
-# Shapes whose code oneDNN keeps: more than one evaluation of a net has. It reads this when it computes for the first time.
-_SHAPES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
+# Shapes whose code is kept: more than one evaluation of a net has. Both are read when something is computed for the first time.
+_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+_SHAPES = "32"
 
 
 def keep_freed_memory() -> None:
@@ -28,7 +29,8 @@ def keep_freed_memory() -> None:
 
     The command line and the workers that pcdiff starts do so by themselves. A notebook or script that samples halos on a CPU gains by it, too.
     """
-    os.environ.setdefault(*_SHAPES)
+    for cache in _CACHES:
+        os.environ.setdefault(cache, _SHAPES)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _MMAP)
