@@ -34,7 +34,7 @@ from pcdiff.evaluation.physics_distances import frechet_physics_distance
 from pcdiff.generator import Generator
 from pcdiff.physics import Measured, measure, observables
 from pcdiff.physics.jets import prime_columns
-from pcdiff.resources import DESCRIPTION, find, pretrained
+from pcdiff.resources import find, pretrained
 
 RESULTS = Path(__file__).with_name("results") / "quality.json"
 JETS, QUICK_JETS = 50_000, 600
@@ -224,8 +224,7 @@ def _memorisation(truth: Truth, sample: Sample, training: PointClouds) -> list[d
 def identity_of(generator: Generator) -> str:
     """Changes with the weights, the default sampler and the fitted grids."""
     sampling = generator.settings.sampling.resolved().model_dump(mode="json")
-    weights = {name: found for name, found in generator.provenance["files"].items() if name != DESCRIPTION}
-    about = [weights, sampling, {str(steps): times for steps, times in generator.grids.items()}]
+    about = [generator.weights, sampling, {str(steps): times for steps, times in generator.grids.items()}]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

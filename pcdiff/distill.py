@@ -40,7 +40,7 @@ from pcdiff.loader import Drawn, Loader, batch_of
 from pcdiff.matching import Matching
 from pcdiff.multiplicity import Multiplicity
 from pcdiff.pairs import kept_times, make_pairs, read_pairs, states_of
-from pcdiff.resources import DESCRIPTION, find
+from pcdiff.resources import find
 from pcdiff.seeds import Purpose, word
 from pcdiff.starting import fit_multiplicity, functions_of, load_start
 from pcdiff.training import Task, begun, fit
@@ -286,6 +286,5 @@ def _student(given: _Given, start: Generator | None) -> Denoiser:
 
 def _fingerprint(teacher: Generator, chosen: SamplingConfig) -> str:
     """SHA-256 of what the trajectories depend on: weights, sampler and times."""
-    weights = {name: found for name, found in teacher.provenance["files"].items() if name != DESCRIPTION}
-    about = [weights, chosen.model_dump(mode="json"), teacher.grid(chosen).tolist()]
+    about = [teacher.weights, chosen.model_dump(mode="json"), teacher.grid(chosen).tolist()]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()

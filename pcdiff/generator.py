@@ -201,6 +201,11 @@ class Generator:
         """What a generator that is made from this one says of it: its provenance, but for the files that it was read from."""
         return {name: value for name, value in self.provenance.items() if name != "files"}
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of each file of tensors that it was read from, by name: unlike ``provenance["files"]`` the same with other fitted grids."""
+        return {name: found for name, found in self.provenance["files"].items() if name != DESCRIPTION}
+
     def metadata(self, conditions: Asked | None = None, **settings: Any) -> dict[str, Any]:
         """What a file of generated clouds should say about its origin: plain data for JSON.
 
